@@ -1,0 +1,5 @@
+"""Loop: a self-hostable payment routing platform in one package."""
+
+from importlib.metadata import version
+
+__version__ = version("loop")

@@ -1,0 +1,1 @@
+"""Pure rules: what may happen to money, with no I/O, no clock and no third party."""

@@ -1,0 +1,1 @@
+"""HTTP: the API, the checkout page and the processors' webhooks."""

@@ -1,0 +1,1 @@
+"""The public kit for plug-in authors: contract suite and stub processors."""

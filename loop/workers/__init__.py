@@ -1,0 +1,1 @@
+"""What runs jobs: claim, execute, finish or reschedule."""

@@ -1,0 +1,1 @@
+"""The story of each noun; the only room that opens transactions."""
