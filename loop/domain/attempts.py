@@ -1,0 +1,194 @@
+"""Payment attempts: one try at one processor, the outcomes of a call to it, and the ranked table of their states."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from loop.domain.declines import DeclineClass
+
+
+class AttemptStatus(StrEnum):
+    """What is known of one try. A higher rank never goes back to a lower one."""
+
+    SUBMITTING = "submitting"
+    """The intent is recorded; the processor may or may not have heard of it."""
+    UNKNOWN = "unknown"
+    """The processor was called and did not answer clearly: it is asked until it does."""
+    REQUIRES_ACTION = "requires_action"
+    PENDING = "pending"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    AUTHORIZED = "authorized"
+    CAPTURED = "captured"
+    VOIDED = "voided"
+
+
+LIVE_STATUSES = frozenset(
+    {AttemptStatus.SUBMITTING, AttemptStatus.UNKNOWN, AttemptStatus.REQUIRES_ACTION, AttemptStatus.PENDING}
+)
+"""An order has at most one attempt in these: the next one could pay a second time."""
+
+RANKS: Mapping[AttemptStatus, int] = {status: rank for rank, status in enumerate(AttemptStatus)}
+"""The order in which knowledge grows; facts of a lower or equal rank are recorded as ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """The money is held (`is_captured` false) or taken. `amount_minor` is what the processor says it is."""
+
+    reference: str
+    is_captured: bool
+    amount_minor: int
+    transaction_reference: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ActionRequired:
+    """The customer must do something: follow `redirect_url`, or let the processor's script use the other fields."""
+
+    reference: str
+    redirect_url: str | None = None
+    client_secret: str | None = field(default=None, repr=False)
+    processor_data: Mapping[str, object] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """The processor has it and will know later."""
+
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """A definite no. `code` is Loop's own decline code, `raw_code` the processor's; nothing was charged."""
+
+    code: str
+    decline_class: DeclineClass
+    message: str
+    raw_code: str | None = None
+    reference: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The payment was cancelled at the processor before money moved; it can no longer be paid."""
+
+    reference: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Voided:
+    """A held amount was released at the processor."""
+
+    reference: str
+    transaction_reference: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """Surely nothing happened: the connection never opened, or the processor refused to look at the request."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """It may have happened. Never retried with a new key, never failed over, never called failed."""
+
+    reason: str
+    reference: str | None = None
+
+
+Outcome = Approved | ActionRequired | Pending | Declined | Cancelled | Voided | NotSent | Unknown
+"""All that a call about a payment can end with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One row of payment_attempts. Amounts in minor units of the order's currency."""
+
+    id: str
+    order_id: str
+    merchant_id: str
+    processor_config_id: str
+    processor: str
+    number: int
+    status: AttemptStatus
+    amount_minor: int
+    currency: str
+    is_manual_capture: bool
+    request: Mapping[str, object] = field(repr=False)
+    """The exact request, kept so that a repeat under the same key is identical."""
+    processor_reference: str | None
+    action: Mapping[str, object] | None = field(repr=False)
+    """What the customer needs: redirectUrl, clientSecret, processorData."""
+    error_code: str | None
+    error_message: str | None
+    decline_class: str | None
+    raw_error_code: str | None
+    asked_count: int
+    """How often an unclear outcome was asked about."""
+    unclear_since: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+def status_of(outcome: Outcome) -> AttemptStatus:
+    """Return the status that an outcome claims for its attempt."""
+    match outcome:
+        case Approved(is_captured=True):
+            return AttemptStatus.CAPTURED
+        case Approved():
+            return AttemptStatus.AUTHORIZED
+        case ActionRequired():
+            return AttemptStatus.REQUIRES_ACTION
+        case Pending():
+            return AttemptStatus.PENDING
+        case Declined() | NotSent():
+            return AttemptStatus.FAILED
+        case Cancelled():
+            return AttemptStatus.CANCELLED
+        case Voided():
+            return AttemptStatus.VOIDED
+        case Unknown():
+            return AttemptStatus.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The attempt takes the status that the outcome claims."""
+
+    status: AttemptStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Unmoved:
+    """The outcome tells nothing new; it is recorded with this reason."""
+
+    reason: str
+
+
+def _cell(current: AttemptStatus, claimed: AttemptStatus) -> Moved | Unmoved:
+    if current is claimed:
+        return Unmoved("already so")
+    if current is AttemptStatus.VOIDED:
+        return Unmoved("voided is the end")
+    if RANKS[claimed] < RANKS[current]:
+        return Unmoved(f"{current} outranks {claimed}")
+    if claimed is AttemptStatus.VOIDED and current is AttemptStatus.CAPTURED:
+        return Unmoved("captured money is refunded, not voided")
+    return Moved(claimed)
+
+
+TABLE: Mapping[tuple[AttemptStatus, AttemptStatus], Moved | Unmoved] = {
+    (current, claimed): _cell(current, claimed) for current in AttemptStatus for claimed in AttemptStatus
+}
+"""(status, claimed status) -> what follows, every cell explicit: the same table for every door a fact comes in by."""
+
+
+def advance(current: AttemptStatus, claimed: AttemptStatus) -> Moved | Unmoved:
+    """Look a claim up in the table."""
+    return TABLE[current, claimed]

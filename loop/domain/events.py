@@ -1,0 +1,85 @@
+"""Events: what merchants are told, by name, and the body that every delivery of one carries."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+
+class EventType(StrEnum):
+    """`noun.past`, as merchants' endpoints receive it."""
+
+    ORDER_CREATED = "order.created"
+    PAYMENT_PROCESSING = "payment.processing"
+    PAYMENT_REQUIRES_ACTION = "payment.requires_action"
+    PAYMENT_AUTHORIZED = "payment.authorized"
+    PAYMENT_CAPTURED = "payment.captured"
+    PAYMENT_FAILED = "payment.failed"
+    PAYMENT_CANCELLED = "payment.cancelled"
+    PAYMENT_LATE_SUCCESS = "payment.late_success"
+    REFUND_CREATED = "refund.created"
+    REFUND_PROCESSED = "refund.processed"
+    REFUND_FAILED = "refund.failed"
+    DISPUTE_OPENED = "dispute.opened"
+    DISPUTE_WON = "dispute.won"
+    DISPUTE_LOST = "dispute.lost"
+    CHECKOUT_COMPLETED = "checkout.completed"
+    CHECKOUT_EXPIRED = "checkout.expired"
+    ENDPOINT_DISABLED = "endpoint.disabled"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One row of webhook_events; `body` is the exact text that every delivery sends."""
+
+    id: str
+    merchant_id: str
+    order_id: str | None
+    event_type: EventType
+    body: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class EventSubject:
+    """The order fields that every body carries; amount in minor units."""
+
+    order_id: str | None
+    external_id: str | None
+    amount_minor: int | None
+    currency: str | None
+    status: str | None
+    processor: str | None
+
+
+def timestamp(moment: datetime) -> str:
+    """Return ISO 8601 UTC with milliseconds and `Z`, the one form of time in Loop's JSON."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def body_text(
+    event_id: str,
+    event_type: EventType,
+    *,
+    subject: EventSubject,
+    created_at: datetime,
+    payload: Mapping[str, object],
+) -> str:
+    """Return the JSON text of an event, made once and sent byte for byte on every try."""
+    return json.dumps(
+        {
+            "id": event_id,
+            "eventType": event_type,
+            "orderId": subject.order_id,
+            "externalId": subject.external_id,
+            "amount": subject.amount_minor,
+            "currency": subject.currency,
+            "status": subject.status,
+            "processor": subject.processor,
+            "createdAt": timestamp(created_at),
+            "payload": payload,
+        },
+        ensure_ascii=False,
+        separators=(",", ":"),
+    )

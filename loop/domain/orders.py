@@ -1,0 +1,390 @@
+"""Orders: what is owed, the table that decides every change of status, and how a processor's answer is applied."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+
+from loop.domain import attempts
+from loop.domain.attempts import (
+    Approved,
+    Attempt,
+    AttemptStatus,
+    Cancelled,
+    Declined,
+    NotSent,
+    Outcome,
+    Voided,
+)
+from loop.domain.declines import DeclineClass
+from loop.domain.errors import invalid
+from loop.domain.events import EventType
+from loop.domain.money import Money
+from loop.domain.transactions import NewTransaction, TransactionStatus, TransactionType
+
+
+class OrderStatus(StrEnum):
+    """The nine words that merchants see."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    REQUIRES_ACTION = "requires_action"
+    AUTHORIZED = "authorized"
+    CAPTURED = "captured"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    REFUNDED = "refunded"
+    PARTIALLY_REFUNDED = "partially_refunded"
+
+
+class Command(StrEnum):
+    """What a merchant, a customer or an operator asks for; the table may refuse it."""
+
+    PAY = "pay"
+    RETRY = "retry"
+    CAPTURE = "capture"
+    CANCEL = "cancel"
+    EXPIRE = "expire"
+    REFUND = "refund"
+
+
+class Fact(StrEnum):
+    """What a processor says has happened; it is applied or recorded as ignored, never refused."""
+
+    PROCESSING = "payment processing"
+    ACTION_REQUIRED = "action required"
+    FAILED = "payment failed"
+    CANCELLED = "payment cancelled"
+    AUTHORIZED = "payment authorized"
+    CAPTURED = "payment captured"
+    VOIDED = "payment voided"
+    PARTLY_REFUNDED = "partly refunded"
+    FULLY_REFUNDED = "fully refunded"
+    REFUNDS_REVERSED = "refunds reversed"
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """The order takes this status. `is_late` marks money that arrives after the order was given up."""
+
+    status: OrderStatus
+    is_late: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """The fact changes nothing, for this reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The command is not allowed; `message` says what to do."""
+
+    message: str
+
+
+Cell = Next | Ignored | Refused
+S, C, F = OrderStatus, Command, Fact
+
+_NOT_CAPTURED = Refused("Only a captured or partially refunded order can be refunded.")
+_NOT_AUTHORIZED = Refused("Only an authorized order can be captured.")
+_NOT_FAILED = Refused("Only a failed order can be tried again.")
+_NOT_PENDING = Refused("Only a pending order can be paid; send retry: true to try a failed one again.")
+_UNCLEAR = Refused("The payment's outcome is not known yet; wait for it, then cancel or refund.")
+_PAID = Refused("The order is paid; refund it instead.")
+_OVER = Refused("The order is cancelled; create a new one.")
+_SAME = Ignored("already so")
+_BEHIND = Ignored("the order is further on")
+_NO_MONEY = Ignored("nothing was captured")
+
+TABLE: Mapping[OrderStatus, Mapping[Command | Fact, Cell]] = {
+    S.PENDING: {
+        C.PAY: Next(S.PROCESSING), C.RETRY: _NOT_FAILED, C.CAPTURE: _NOT_AUTHORIZED,
+        C.CANCEL: Next(S.CANCELLED), C.EXPIRE: Next(S.CANCELLED), C.REFUND: _NOT_CAPTURED,
+        F.PROCESSING: Next(S.PROCESSING), F.ACTION_REQUIRED: Next(S.REQUIRES_ACTION),
+        F.FAILED: Next(S.FAILED), F.CANCELLED: Next(S.CANCELLED),
+        F.AUTHORIZED: Next(S.AUTHORIZED), F.CAPTURED: Next(S.CAPTURED), F.VOIDED: Next(S.CANCELLED),
+        F.PARTLY_REFUNDED: _NO_MONEY, F.FULLY_REFUNDED: _NO_MONEY, F.REFUNDS_REVERSED: _NO_MONEY,
+    },
+    S.PROCESSING: {
+        C.PAY: _NOT_PENDING, C.RETRY: _NOT_FAILED, C.CAPTURE: _NOT_AUTHORIZED,
+        C.CANCEL: _UNCLEAR, C.EXPIRE: _UNCLEAR, C.REFUND: _NOT_CAPTURED,
+        F.PROCESSING: _SAME, F.ACTION_REQUIRED: Next(S.REQUIRES_ACTION),
+        F.FAILED: Next(S.FAILED), F.CANCELLED: Next(S.CANCELLED),
+        F.AUTHORIZED: Next(S.AUTHORIZED), F.CAPTURED: Next(S.CAPTURED), F.VOIDED: Next(S.CANCELLED),
+        F.PARTLY_REFUNDED: _NO_MONEY, F.FULLY_REFUNDED: _NO_MONEY, F.REFUNDS_REVERSED: _NO_MONEY,
+    },
+    S.REQUIRES_ACTION: {
+        C.PAY: _NOT_PENDING, C.RETRY: _NOT_FAILED, C.CAPTURE: _NOT_AUTHORIZED,
+        C.CANCEL: Next(S.CANCELLED), C.EXPIRE: Next(S.CANCELLED), C.REFUND: _NOT_CAPTURED,
+        F.PROCESSING: Next(S.PROCESSING), F.ACTION_REQUIRED: _SAME,
+        F.FAILED: Next(S.FAILED), F.CANCELLED: Next(S.CANCELLED),
+        F.AUTHORIZED: Next(S.AUTHORIZED), F.CAPTURED: Next(S.CAPTURED), F.VOIDED: Next(S.CANCELLED),
+        F.PARTLY_REFUNDED: _NO_MONEY, F.FULLY_REFUNDED: _NO_MONEY, F.REFUNDS_REVERSED: _NO_MONEY,
+    },
+    S.AUTHORIZED: {
+        C.PAY: _NOT_PENDING, C.RETRY: _NOT_FAILED, C.CAPTURE: Next(S.CAPTURED),
+        C.CANCEL: Next(S.CANCELLED), C.EXPIRE: Refused("The payment is authorized; capture or cancel it."),
+        C.REFUND: _NOT_CAPTURED,
+        F.PROCESSING: _BEHIND, F.ACTION_REQUIRED: _BEHIND, F.FAILED: _BEHIND, F.CANCELLED: _BEHIND,
+        F.AUTHORIZED: _SAME, F.CAPTURED: Next(S.CAPTURED), F.VOIDED: Next(S.CANCELLED),
+        F.PARTLY_REFUNDED: _NO_MONEY, F.FULLY_REFUNDED: _NO_MONEY, F.REFUNDS_REVERSED: _NO_MONEY,
+    },
+    S.CAPTURED: {
+        C.PAY: _NOT_PENDING, C.RETRY: _NOT_FAILED, C.CAPTURE: _NOT_AUTHORIZED,
+        C.CANCEL: _PAID, C.EXPIRE: _PAID, C.REFUND: Next(S.CAPTURED),
+        F.PROCESSING: _BEHIND, F.ACTION_REQUIRED: _BEHIND, F.FAILED: _BEHIND, F.CANCELLED: _BEHIND,
+        F.AUTHORIZED: _BEHIND, F.CAPTURED: _SAME, F.VOIDED: _BEHIND,
+        F.PARTLY_REFUNDED: Next(S.PARTIALLY_REFUNDED), F.FULLY_REFUNDED: Next(S.REFUNDED),
+        F.REFUNDS_REVERSED: _SAME,
+    },
+    S.PARTIALLY_REFUNDED: {
+        C.PAY: _NOT_PENDING, C.RETRY: _NOT_FAILED, C.CAPTURE: _NOT_AUTHORIZED,
+        C.CANCEL: _PAID, C.EXPIRE: _PAID, C.REFUND: Next(S.PARTIALLY_REFUNDED),
+        F.PROCESSING: _BEHIND, F.ACTION_REQUIRED: _BEHIND, F.FAILED: _BEHIND, F.CANCELLED: _BEHIND,
+        F.AUTHORIZED: _BEHIND, F.CAPTURED: _BEHIND, F.VOIDED: _BEHIND,
+        F.PARTLY_REFUNDED: _SAME, F.FULLY_REFUNDED: Next(S.REFUNDED), F.REFUNDS_REVERSED: Next(S.CAPTURED),
+    },
+    S.REFUNDED: {
+        C.PAY: _NOT_PENDING, C.RETRY: _NOT_FAILED, C.CAPTURE: _NOT_AUTHORIZED,
+        C.CANCEL: _PAID, C.EXPIRE: _PAID, C.REFUND: Refused("All that was captured is refunded already."),
+        F.PROCESSING: _BEHIND, F.ACTION_REQUIRED: _BEHIND, F.FAILED: _BEHIND, F.CANCELLED: _BEHIND,
+        F.AUTHORIZED: _BEHIND, F.CAPTURED: _BEHIND, F.VOIDED: _BEHIND,
+        F.PARTLY_REFUNDED: Next(S.PARTIALLY_REFUNDED), F.FULLY_REFUNDED: _SAME,
+        F.REFUNDS_REVERSED: Next(S.CAPTURED),
+    },
+    S.FAILED: {
+        C.PAY: _NOT_PENDING, C.RETRY: Next(S.PROCESSING), C.CAPTURE: _NOT_AUTHORIZED,
+        C.CANCEL: Next(S.CANCELLED), C.EXPIRE: Next(S.CANCELLED), C.REFUND: _NOT_CAPTURED,
+        F.PROCESSING: _BEHIND, F.ACTION_REQUIRED: _BEHIND, F.FAILED: _SAME, F.CANCELLED: Next(S.CANCELLED),
+        F.AUTHORIZED: Next(S.AUTHORIZED, is_late=True), F.CAPTURED: Next(S.CAPTURED, is_late=True),
+        F.VOIDED: Next(S.CANCELLED),
+        F.PARTLY_REFUNDED: _NO_MONEY, F.FULLY_REFUNDED: _NO_MONEY, F.REFUNDS_REVERSED: _NO_MONEY,
+    },
+    S.CANCELLED: {
+        C.PAY: _OVER, C.RETRY: _OVER, C.CAPTURE: _NOT_AUTHORIZED,
+        C.CANCEL: Refused("The order is cancelled already."), C.EXPIRE: _OVER, C.REFUND: _NOT_CAPTURED,
+        F.PROCESSING: _BEHIND, F.ACTION_REQUIRED: _BEHIND, F.FAILED: _BEHIND, F.CANCELLED: _SAME,
+        F.AUTHORIZED: Next(S.AUTHORIZED, is_late=True), F.CAPTURED: Next(S.CAPTURED, is_late=True),
+        F.VOIDED: _SAME,
+        F.PARTLY_REFUNDED: _NO_MONEY, F.FULLY_REFUNDED: _NO_MONEY, F.REFUNDS_REVERSED: _NO_MONEY,
+    },
+}  # fmt: skip
+"""status -> input -> what follows. Every cell is written down; docs/reference/order-states.md is drawn from it."""
+
+_FACT_OF_ATTEMPT: Mapping[AttemptStatus, Fact] = {
+    AttemptStatus.SUBMITTING: Fact.PROCESSING,
+    AttemptStatus.UNKNOWN: Fact.PROCESSING,
+    AttemptStatus.PENDING: Fact.PROCESSING,
+    AttemptStatus.REQUIRES_ACTION: Fact.ACTION_REQUIRED,
+    AttemptStatus.FAILED: Fact.FAILED,
+    AttemptStatus.CANCELLED: Fact.CANCELLED,
+    AttemptStatus.AUTHORIZED: Fact.AUTHORIZED,
+    AttemptStatus.CAPTURED: Fact.CAPTURED,
+    AttemptStatus.VOIDED: Fact.VOIDED,
+}
+
+PAYMENT_EVENTS: Mapping[OrderStatus, EventType] = {
+    S.PROCESSING: EventType.PAYMENT_PROCESSING,
+    S.REQUIRES_ACTION: EventType.PAYMENT_REQUIRES_ACTION,
+    S.AUTHORIZED: EventType.PAYMENT_AUTHORIZED,
+    S.CAPTURED: EventType.PAYMENT_CAPTURED,
+    S.FAILED: EventType.PAYMENT_FAILED,
+    S.CANCELLED: EventType.PAYMENT_CANCELLED,
+}
+"""Which event tells the merchant of a payment's new status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One row of orders. Amounts in minor units of `currency`."""
+
+    id: str
+    merchant_id: str
+    external_id: str
+    amount_minor: int
+    currency: str
+    status: OrderStatus
+    processor: str | None
+    processor_order_id: str | None
+    is_manual_capture: bool
+    country: str | None
+    customer_id: str | None
+    customer_email: str | None = field(repr=False)
+    description: str | None = field(repr=False)
+    metadata: Mapping[str, object] = field(repr=False)
+    return_url: str | None = field(repr=False)
+    cancel_url: str | None = field(repr=False)
+    amount_authorized_minor: int
+    amount_captured_minor: int
+    amount_refunded_minor: int
+    amount_refund_reserved_minor: int
+    """The sum of refunds that have not failed; the schema holds it between 0 and what was captured."""
+    attempt_count: int
+    last_error_code: str | None
+    last_error_message: str | None
+    needs_review: bool
+    expires_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def amount(self) -> Money:
+        """What is owed."""
+        return Money(self.amount_minor, self.currency)
+
+
+def decide(status: OrderStatus, order_input: Command | Fact) -> Cell:
+    """Look an input up in the table."""
+    return TABLE[status][order_input]
+
+
+def require(status: OrderStatus, command: Command) -> OrderStatus:
+    """Return the status that a command leads to, or raise `invalid_status` saying what to do."""
+    match decide(status, command):
+        case Next(status=following):
+            return following
+        case Refused(message=message) | Ignored(reason=message):
+            raise invalid("invalid_status", f"The order is {status}. {message}")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one outcome changes, to be written in one commit. `ignored` says why when it changes nothing."""
+
+    order: Order
+    attempt: Attempt
+    transactions: tuple[NewTransaction, ...] = ()
+    events: tuple[EventType, ...] = ()
+    ignored: str | None = None
+
+
+def apply_outcome(order: Order, attempt: Attempt, *, outcome: Outcome, now: datetime) -> Change:
+    """Apply what a processor says of an attempt: to the attempt by rank, then, if that moved, to its order."""
+    step = attempts.advance(attempt.status, attempts.status_of(outcome))
+    if isinstance(step, attempts.Unmoved):
+        return Change(order, _learn_reference(attempt, outcome, now), ignored=step.reason)
+    failure = _failure(outcome)
+    moved = replace(
+        _learn_reference(attempt, outcome, now),
+        status=step.status,
+        action=_action(outcome),
+        unclear_since=now if step.status is AttemptStatus.UNKNOWN else None,
+        error_code=failure.code,
+        error_message=failure.message,
+        decline_class=failure.decline_class,
+        raw_error_code=failure.raw_code,
+        updated_at=now,
+    )
+    transactions = _transactions(attempt, outcome)
+    cell = decide(order.status, _FACT_OF_ATTEMPT[step.status])
+    is_money = step.status in (AttemptStatus.AUTHORIZED, AttemptStatus.CAPTURED)
+    is_current = attempt.number == order.attempt_count
+    if not isinstance(cell, Next) or (not is_current and not is_money):
+        reason = "superseded by a later attempt" if isinstance(cell, Next) else _reason(cell)
+        needs_review = order.needs_review or (is_money and not is_current)
+        return Change(replace(order, needs_review=needs_review, updated_at=now), moved, transactions, ignored=reason)
+    is_late = cell.is_late or not is_current
+    events = (PAYMENT_EVENTS[cell.status], *((EventType.PAYMENT_LATE_SUCCESS,) if is_late else ()))
+    return Change(_moved_order(order, moved, outcome, cell.status, now), moved, transactions, events)
+
+
+def _reason(cell: Cell) -> str:
+    return cell.reason if isinstance(cell, Ignored) else "not in this status"
+
+
+def _moved_order(order: Order, attempt: Attempt, outcome: Outcome, status: OrderStatus, now: datetime) -> Order:
+    authorized, captured, needs_review = (
+        order.amount_authorized_minor, order.amount_captured_minor, order.needs_review
+    )  # fmt: skip
+    if isinstance(outcome, Approved):
+        authorized = max(authorized, outcome.amount_minor)
+        captured = outcome.amount_minor if outcome.is_captured else captured
+        needs_review = needs_review or outcome.amount_minor > attempt.amount_minor
+        if not attempt.is_manual_capture and outcome.amount_minor != attempt.amount_minor:
+            needs_review = True
+    if isinstance(outcome, Voided):
+        authorized = 0
+    failure = _failure(outcome)
+    return replace(
+        order,
+        status=status,
+        processor=attempt.processor,
+        processor_order_id=attempt.processor_reference,
+        amount_authorized_minor=authorized,
+        amount_captured_minor=captured,
+        needs_review=needs_review,
+        last_error_code=failure.code,
+        last_error_message=failure.message,
+        updated_at=now,
+    )
+
+
+def _learn_reference(attempt: Attempt, outcome: Outcome, now: datetime) -> Attempt:
+    reference = None if isinstance(outcome, NotSent) else outcome.reference
+    if reference is None or attempt.processor_reference is not None:
+        return attempt
+    return replace(attempt, processor_reference=reference, updated_at=now)
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    code: str | None = None
+    message: str | None = None
+    decline_class: str | None = None
+    raw_code: str | None = None
+
+
+def _failure(outcome: Outcome) -> _Failure:
+    match outcome:
+        case Declined():
+            return _Failure(outcome.code, outcome.message, outcome.decline_class, outcome.raw_code)
+        case NotSent():
+            return _Failure(outcome.code, outcome.message, DeclineClass.TECH)
+        case _:
+            return _Failure()
+
+
+def _action(outcome: Outcome) -> Mapping[str, object] | None:
+    if not isinstance(outcome, attempts.ActionRequired):
+        return None
+    named = {
+        "redirectUrl": outcome.redirect_url,
+        "clientSecret": outcome.client_secret,
+        "processorData": outcome.processor_data,
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _transactions(attempt: Attempt, outcome: Outcome) -> tuple[NewTransaction, ...]:
+    wanted = TransactionType.AUTHORIZATION if attempt.is_manual_capture else TransactionType.CAPTURE
+    match outcome:
+        case Approved():
+            kind = TransactionType.CAPTURE if outcome.is_captured else TransactionType.AUTHORIZATION
+            reference = outcome.transaction_reference or outcome.reference
+            return (NewTransaction(kind, TransactionStatus.SUCCESS, outcome.amount_minor, reference),)
+        case Voided():
+            reference = outcome.transaction_reference or outcome.reference
+            return (NewTransaction(TransactionType.VOID, TransactionStatus.SUCCESS, attempt.amount_minor, reference),)
+        case Declined():
+            return (
+                NewTransaction(
+                    wanted, TransactionStatus.FAILED, attempt.amount_minor, outcome.reference, outcome.code,
+                    outcome.message,
+                ),
+            )  # fmt: skip
+        case NotSent():
+            return (
+                NewTransaction(
+                    wanted,
+                    TransactionStatus.FAILED,
+                    attempt.amount_minor,
+                    None,
+                    outcome.code,
+                    outcome.message,
+                ),
+            )
+        case Cancelled() | attempts.ActionRequired() | attempts.Pending() | attempts.Unknown():
+            return ()

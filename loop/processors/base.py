@@ -1,0 +1,202 @@
+"""The processor seam: what a payment provider must offer, as a third party implements it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NewType, Protocol, runtime_checkable
+
+from loop.domain.attempts import Outcome
+from loop.domain.money import Money
+from loop.domain.refunds import RefundOutcome
+
+IdempotencyKey = NewType("IdempotencyKey", str)
+"""Derived from the attempt and the operation, never random at call time: a repeat after a crash sends the same one."""
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialField:
+    """One field of a processor's credentials, as the dashboard's form and the API check it."""
+
+    name: str
+    label: str
+    is_required: bool = True
+    is_secret: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a processor can do; what it cannot is refused before it is called."""
+
+    can_capture_manually: bool = True
+    can_capture_partially: bool = True
+    can_void: bool = True
+    can_refund_partially: bool = True
+    payment_methods: frozenset[str] = frozenset({"card"})
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A merchant's account at a processor. Credentials are decrypted just before the call."""
+
+    config_id: str
+    merchant_id: str
+    is_test_mode: bool
+    credentials: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizeRequest:
+    """Charge (or hold) money for one attempt. `token` is the processor's own token for the customer's card.
+
+    Without a token the payment is prepared for the customer's browser and the outcome is `ActionRequired`.
+    `created_at` is when the attempt was recorded: what a lookup of a lost request searches from.
+    """
+
+    order_id: str
+    attempt_id: str
+    amount: Money
+    is_manual_capture: bool
+    payment_method: str
+    token: str | None = field(repr=False)
+    customer_email: str | None = field(repr=False)
+    description: str | None
+    return_url: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentReference:
+    """An attempt as the processor knows it, with the request that made it.
+
+    `reference` is None while an unclear first call has not told it: then the processor is searched for the attempt.
+    """
+
+    reference: str | None
+    request: AuthorizeRequest
+
+
+@dataclass(frozen=True, slots=True)
+class RefundRequest:
+    """Give back money of a captured attempt."""
+
+    refund_id: str
+    payment: PaymentReference
+    amount: Money
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RefundReference:
+    """A refund as the processor knows it; `reference` is None while an unclear call has not told it."""
+
+    reference: str | None
+    request: RefundRequest
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookEvent:
+    """What a verified inbound webhook is about; a hint to ask the processor, never a fact by itself.
+
+    `event_id` is the processor's own id of the event; `payment_reference` the payment it concerns (None: not ours);
+    `refund_reference` is set when it concerns a refund of that payment.
+    """
+
+    event_id: str
+    event_type: str
+    payment_reference: str | None
+    attempt_id: str | None = None
+    refund_reference: str | None = None
+
+
+class WebhookSignatureError(Exception):
+    """The webhook is not from the processor. `code` is `missing_signature` or `invalid_signature`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+@runtime_checkable
+class Processor(Protocol):
+    """A payment provider.
+
+    No method raises for what a provider can answer: declines, refusals, timeouts and lost connections are outcomes.
+    Whatever a method does raise counts as `Unknown`. Every call ends within the deadline that the processor was made
+    with. Repeating a call with the same idempotency key has one effect.
+    """
+
+    name: str
+    capabilities: Capabilities
+    credentials_schema: tuple[CredentialField, ...]
+
+    async def authorize(self, account: Account, request: AuthorizeRequest, *, key: IdempotencyKey) -> Outcome:
+        """Charge or hold the money; a repeat under the same key settles a doubt."""
+        ...
+
+    async def complete_action(
+        self, account: Account, payment: PaymentReference, *, parameters: Mapping[str, str]
+    ) -> Outcome:
+        """Say what became of the payment, now that the customer came back with these query parameters."""
+        ...
+
+    async def capture(
+        self, account: Account, payment: PaymentReference, *, amount: Money, key: IdempotencyKey
+    ) -> Outcome:
+        """Take held money, all or a part."""
+        ...
+
+    async def void(self, account: Account, payment: PaymentReference, *, key: IdempotencyKey) -> Outcome:
+        """Release held money (`Voided`) or cancel an unfinished payment (`Cancelled`)."""
+        ...
+
+    async def refund(self, account: Account, request: RefundRequest, *, key: IdempotencyKey) -> RefundOutcome:
+        """Give money back."""
+        ...
+
+    async def fetch(self, account: Account, payment: PaymentReference) -> Outcome:
+        """Ask what became of a payment. `NotSent` only if the processor surely never executed it."""
+        ...
+
+    async def fetch_refund(self, account: Account, refund: RefundReference) -> RefundOutcome:
+        """Ask what became of a refund."""
+        ...
+
+    async def check(self, account: Account) -> str | None:
+        """Try the credentials without moving money; return None when they work, else what is wrong."""
+        ...
+
+    def parse_webhook(
+        self, body: bytes, headers: Mapping[str, str], *, secrets: Sequence[str], now: datetime
+    ) -> WebhookEvent:
+        """Verify raw bytes in constant time against any of the secrets; raise `WebhookSignatureError`. Pure.
+
+        `headers` has lower-case names. A verified body that makes no sense raises ValueError.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release what the processor holds open."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorSetup:
+    """What a processor is made with, inside the running event loop."""
+
+    api_base: str | None
+    """Where its API is, when not at its own default address."""
+    timeout_s: float
+    """The total deadline of one call."""
+    public_url: str
+    """Loop's own address, for pages that the sandbox serves itself."""
+    challenge_secret: bytes = field(repr=False)
+    """Signs what the sandbox's own pages hand back."""
+
+
+class ProcessorFactory(Protocol):
+    """What the entry-point group `loop.processors` names: a class made with a `ProcessorSetup`."""
+
+    def __call__(self, setup: ProcessorSetup) -> Processor:
+        """Make the processor; no I/O yet."""
+        ...

@@ -1,0 +1,227 @@
+"""The runtime: turns settings into resources and a context, and runs the chosen roles until told to stop."""
+
+import asyncio
+import fcntl
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import cast
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from loop.config import Settings
+from loop.domain.errors import configuration, unavailable
+from loop.processors.base import ProcessorSetup
+from loop.processors.http import public_session
+from loop.processors.registry import Registry
+from loop.server.app import create_app
+from loop.server.auth import flush_last_used
+from loop.storage import jobs
+from loop.storage.database import Database
+from loop.storage.keyring import Keyring
+from loop.storage.migrate import migrate, schema_state
+from loop.storage.postgres import open_postgres
+from loop.storage.sqlite import SqliteDatabase
+from loop.telemetry import get_logger
+from loop.workers.inline_runner import InlineRunner
+from loop.workers.schedule import run_schedule
+from loop.workflows.context import Context
+
+log = get_logger(__name__)
+
+STARTED_WITHIN_S = 10.0
+FLUSH_EVERY_S = 30.0
+BACKLOG = 2048
+
+
+def system_now() -> datetime:
+    """Return the machine's time: the one place where Loop reads it."""
+    return datetime.now(UTC)  # noqa: TID251 - the clock that the context hands to everybody else
+
+
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """What a context takes from outside itself; tests and crash drills hand in their own."""
+
+    now: Callable[[], datetime] = system_now
+    random_bytes: Callable[[int], bytes] = secrets.token_bytes
+    reached: Callable[[str], None] = lambda _point: None
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A Loop that serves: its context, its address, and the event that stops it."""
+
+    context: Context
+    url: str
+    stopping: asyncio.Event
+
+
+@asynccontextmanager
+async def opened(settings: Settings, chance: Chance | None = None) -> AsyncIterator[Context]:
+    """Open what workflows need, for a command that runs one and ends; jobs that it starts run here too.
+
+    Raises `unavailable` when the database is away and `schema_outdated` when Postgres waits for `loop migrate`.
+    """
+    outside = chance or Chance()
+    async with AsyncExitStack() as stack:
+        database = await _open_database(settings)
+        stack.push_async_callback(database.close)
+        sender = await stack.enter_async_context(public_session(settings.webhook_allow_networks))
+        processors = Registry(lambda name: _setup(settings, name))
+        stack.push_async_callback(processors.close)
+        runner = InlineRunner(settings.job_concurrency)
+        stack.push_async_callback(runner.stop)
+        yield Context(
+            settings=settings,
+            database=database,
+            keyring=Keyring([key.reveal() for key in (settings.encryption_key, *settings.encryption_keys_previous)]),
+            processors=processors,
+            webhook_sender=sender,
+            runner=runner,
+            now=outside.now,
+            random_bytes=outside.random_bytes,
+            reached=outside.reached,
+        )
+
+
+async def _open_database(settings: Settings) -> Database:
+    if settings.sqlite_path is not None:
+        await migrate(settings.database_url)
+        return SqliteDatabase(settings.sqlite_path)
+    state = await schema_state(settings.database_url)
+    if not state.is_current:
+        raise configuration(
+            "schema_outdated",
+            f"The schema is {state.current or 'empty'}, this version needs {state.wanted}: run `loop migrate`.",
+        )
+    return await open_postgres(settings.database_url, settings.database_pool_size)
+
+
+def _setup(settings: Settings, name: str) -> ProcessorSetup:
+    bases: Mapping[str, str] = {"stripe": settings.stripe_api_base, "razorpay": settings.razorpay_api_base}
+    return ProcessorSetup(
+        api_base=bases.get(name),
+        timeout_s=settings.processor_timeout_s,
+        public_url=settings.checkout_base_url,
+        challenge_secret=sha256(b"sandbox pages" + settings.jwt_secret.reveal().encode()).digest(),
+    )
+
+
+@contextmanager
+def only_process(settings: Settings) -> Iterator[None]:
+    """Hold a SQLite file for this process alone; a second one is refused, a killed one's hold is gone at once."""
+    if settings.sqlite_path is None:
+        yield
+        return
+    lock_path = settings.sqlite_path.with_name(settings.sqlite_path.name + ".lock")
+    with Path.open(lock_path, "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise configuration(
+                "already_running",
+                f"Another `loop serve` works on {settings.sqlite_path}: stop it, or use Postgres to run several.",
+            ) from error
+        yield
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its signal handlers: the runtime decides when to stop."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
+        yield
+
+
+@asynccontextmanager
+async def running(settings: Settings, chance: Chance | None = None) -> AsyncIterator[Running]:
+    """Serve the API, the pages and the jobs in this process until the block ends.
+
+    Shutdown order: no new requests, then no new jobs, running ones end (bounded), then everything is let go of.
+    """
+    with only_process(settings):
+        async with opened(settings, chance) as context:
+            if settings.is_sqlite:  # alone on this file: whoever held a lease is dead
+                async with context.database.transaction() as session:
+                    await jobs.free_leases(session, context.now())
+            runner = cast("InlineRunner", context.runner)
+            background = [
+                asyncio.create_task(runner.run(context), name="jobs"),
+                asyncio.create_task(run_schedule(context), name="schedule"),
+                asyncio.create_task(_flush_last_used(context), name="flush"),
+            ]
+            try:
+                async with _listening(settings, create_app(context)) as url:
+                    log.info("loop.started", url=url)
+                    yield Running(context, url, asyncio.Event())
+            finally:
+                await runner.stop()
+                for task in background:
+                    task.cancel()
+                await asyncio.gather(*background, return_exceptions=True)
+                await flush_last_used(context)
+                log.info("loop.stopped")
+
+
+@asynccontextmanager
+async def _listening(settings: Settings, app: ASGIApp) -> AsyncIterator[str]:
+    listener = _bind(settings)
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=20,
+            backlog=BACKLOG,
+        )
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+    try:
+        async with asyncio.timeout(STARTED_WITHIN_S):
+            while not server.started and not serving.done():  # uvicorn offers a flag, not an event
+                await asyncio.sleep(0.005)
+        if serving.done():
+            serving.result()
+            raise unavailable("not_started", "The HTTP server ended at once; see the log.")
+        yield f"http://{settings.host}:{settings.port}"
+    finally:
+        server.should_exit = True
+        with suppress(asyncio.CancelledError):
+            await serving
+        listener.close()
+
+
+def _bind(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise configuration(
+            "port_in_use", f"Cannot listen on {settings.host}:{settings.port} ({os.strerror(error.errno or 0)})."
+        ) from error
+    return listener
+
+
+async def _flush_last_used(context: Context) -> None:
+    while True:
+        await asyncio.sleep(FLUSH_EVERY_S)
+        try:
+            await flush_last_used(context)
+        except Exception:
+            log.exception("api_keys.not_flushed")

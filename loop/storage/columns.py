@@ -1,0 +1,74 @@
+"""Column types that mean the same on SQLite and on Postgres: UTC time, words of an enumeration, JSON documents."""
+
+import json
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import DateTime, Dialect, String, Text
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """An aware UTC datetime: `timestamptz` on Postgres, fixed-width ISO text (which sorts by time) on SQLite."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Choose the database's own type."""
+        return dialect.type_descriptor(String(27) if dialect.name == "sqlite" else DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:  # noqa: ANN401 - SQLAlchemy's signature
+        """Write; a naive datetime is a mistake."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a stored time must be aware")
+        if dialect.name == "sqlite":
+            return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        return value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ANN401 - as above
+        """Read, as UTC."""
+        if value is None:
+            return None
+        if dialect.name == "sqlite":
+            return datetime.fromisoformat(str(value))
+        moment: datetime = value
+        return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+
+
+class Word(TypeDecorator[StrEnum]):
+    """A member of a StrEnum, stored as its text."""
+
+    impl = String(40)
+    cache_ok = True
+
+    def __init__(self, words: type[StrEnum]) -> None:
+        super().__init__()
+        self.words = words
+        self._members = {member.value: member for member in words}
+
+    def process_bind_param(self, value: StrEnum | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """Write the text."""
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> StrEnum | None:  # noqa: ARG002 - as above
+        """Read the member; a word nobody knows is corruption and raises KeyError."""
+        return None if value is None else self._members[value]
+
+
+class Document(TypeDecorator[Any]):
+    """A JSON value as text. Text, not jsonb: key order, numbers and every character come back as they were sent."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ANN401, ARG002 - SQLAlchemy's signature
+        """Write compact JSON."""
+        return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:  # noqa: ANN401, ARG002 - as above
+        """Read JSON."""
+        return None if value is None else json.loads(value)

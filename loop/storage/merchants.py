@@ -1,0 +1,186 @@
+"""Merchants, their API keys and their sign-in sessions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy import bindparam, insert, select, update
+
+from loop.storage.columns import UtcTime
+from loop.storage.database import Reader, Session
+from loop.storage.statements import Parameters, Statement, Write, columns_of, field_names, parameters_for, values_of
+from loop.storage.tables import ApiKeys, Merchants, RefreshTokens, table
+
+_merchants = table(Merchants)
+_keys = table(ApiKeys)
+_tokens = table(RefreshTokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Merchant:
+    """One row of merchants."""
+
+    id: str
+    name: str
+    email: str = field(repr=False)
+    password_hash: str = field(repr=False)
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """One row of api_keys; the key itself is not kept."""
+
+    id: str
+    merchant_id: str
+    name: str
+    prefix: str
+    secret_hash: str = field(repr=False)
+    mode: str
+    scopes: Sequence[str]
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshToken:
+    """One row of refresh_tokens; the token itself is not kept."""
+
+    token_hash: str = field(repr=False)
+    family_id: str
+    merchant_id: str
+    is_used: bool
+    expires_at: datetime
+    created_at: datetime
+
+
+_INSERT = Write(insert(_merchants).values(parameters_for(_merchants, field_names(Merchant))))
+_UPDATE = Write(
+    update(_merchants)
+    .where(_merchants.c.id == bindparam("merchant_id"))
+    .values(parameters_for(_merchants, ["name", "password_hash", "updated_at"]))
+)
+_GET = Statement(select(*columns_of(_merchants, Merchant)).where(_merchants.c.id == bindparam("merchant_id")), Merchant)
+_BY_EMAIL = Statement(
+    select(*columns_of(_merchants, Merchant)).where(_merchants.c.email == bindparam("email")), Merchant
+)
+_LIST = Statement(
+    select(*columns_of(_merchants, Merchant)).order_by(_merchants.c.id).limit(bindparam("limit")), Merchant
+)
+_INSERT_KEY = Write(insert(_keys).values(parameters_for(_keys, field_names(ApiKey))))
+_KEY_BY_HASH = Statement(
+    select(*columns_of(_keys, ApiKey)).where(_keys.c.secret_hash == bindparam("secret_hash")), ApiKey
+)
+_KEYS = Statement(
+    select(*columns_of(_keys, ApiKey))
+    .where(_keys.c.merchant_id == bindparam("merchant_id"), _keys.c.revoked_at.is_(None))
+    .order_by(_keys.c.id.desc())
+    .limit(1000),
+    ApiKey,
+)
+_REVOKE_KEY = Write(
+    update(_keys)
+    .where(
+        _keys.c.id == bindparam("key_id"),
+        _keys.c.merchant_id == bindparam("merchant_id"),
+        _keys.c.revoked_at.is_(None),
+    )
+    .values(revoked_at=bindparam("now", type_=UtcTime))
+)
+_TOUCH_KEY = Write(
+    update(_keys).where(_keys.c.id == bindparam("key_id")).values(last_used_at=bindparam("used_at", type_=UtcTime))
+)
+_INSERT_TOKEN = Write(insert(_tokens).values(parameters_for(_tokens, field_names(RefreshToken))))
+_TOKEN = Statement(
+    select(*columns_of(_tokens, RefreshToken)).where(_tokens.c.token_hash == bindparam("token_hash")).with_for_update(),
+    RefreshToken,
+)
+_USE_TOKEN = Write(
+    update(_tokens).where(_tokens.c.token_hash == bindparam("hash"), _tokens.c.is_used.is_(False)).values(is_used=True)
+)
+_END_FAMILY = Write(
+    update(_tokens)
+    .where(_tokens.c.family_id == bindparam("family"))
+    .values(is_used=True, expires_at=bindparam("now", type_=UtcTime))
+)
+
+
+def insertion(merchant: Merchant) -> tuple[Write, Parameters]:
+    """Return the write that inserts a merchant, for `Session.run_together`."""
+    return _INSERT, values_of(merchant)
+
+
+async def update_profile(session: Session, merchant: Merchant) -> None:
+    """Store a merchant's changed name or password."""
+    await session.run(
+        _UPDATE,
+        {
+            "merchant_id": merchant.id,
+            "name": merchant.name,
+            "password_hash": merchant.password_hash,
+            "updated_at": merchant.updated_at,
+        },
+    )
+
+
+async def get(reader: Reader, merchant_id: str) -> Merchant | None:
+    """Return a merchant, or None."""
+    return await reader.first(_GET, {"merchant_id": merchant_id})
+
+
+async def by_email(reader: Reader, email: str) -> Merchant | None:
+    """Return the merchant with this (lower-case) address, or None."""
+    return await reader.first(_BY_EMAIL, {"email": email})
+
+
+async def list_all(reader: Reader, limit: int) -> list[Merchant]:
+    """Return merchants, oldest first."""
+    return await reader.all(_LIST, {"limit": limit})
+
+
+def key_insertion(key: ApiKey) -> tuple[Write, Parameters]:
+    """Return the write that inserts an API key, for `Session.run_together`."""
+    return _INSERT_KEY, {**values_of(key), "scopes": list(key.scopes)}
+
+
+async def key_by_hash(reader: Reader, secret_hash: str) -> ApiKey | None:
+    """Return the API key with this hash, revoked and expired ones too, or None."""
+    return await reader.first(_KEY_BY_HASH, {"secret_hash": secret_hash})
+
+
+async def keys_of(reader: Reader, merchant_id: str) -> list[ApiKey]:
+    """Return a merchant's API keys that are not revoked, newest first."""
+    return await reader.all(_KEYS, {"merchant_id": merchant_id})
+
+
+async def revoke_key(session: Session, merchant_id: str, key_id: str, *, now: datetime) -> bool:
+    """Revoke a key; tell whether the merchant had it."""
+    return await session.run(_REVOKE_KEY, {"merchant_id": merchant_id, "key_id": key_id, "now": now}) == 1
+
+
+async def touch_key(session: Session, key_id: str, used_at: datetime) -> None:
+    """Store when a key was last used."""
+    await session.run(_TOUCH_KEY, {"key_id": key_id, "used_at": used_at})
+
+
+async def add_refresh_token(session: Session, token: RefreshToken) -> None:
+    """Store a new refresh token."""
+    await session.run(_INSERT_TOKEN, values_of(token))
+
+
+async def refresh_token(session: Session, token_hash: str) -> RefreshToken | None:
+    """Return a refresh token, its row locked, or None."""
+    return await session.first(_TOKEN, {"token_hash": token_hash})
+
+
+async def use_refresh_token(session: Session, token_hash: str) -> bool:
+    """Mark a token as used; tell whether it was unused."""
+    return await session.run(_USE_TOKEN, {"hash": token_hash}) == 1
+
+
+async def end_family(session: Session, family_id: str, now: datetime) -> None:
+    """End every token of a sign-in session."""
+    await session.run(_END_FAMILY, {"family": family_id, "now": now})

@@ -1,0 +1,1 @@
+"""The migrations, in the wheel, run by `loop.storage.migrate`."""

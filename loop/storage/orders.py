@@ -1,0 +1,180 @@
+"""Orders with their attempt in hand: create, lock, read, write back, list."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, bindparam, func, insert, select, text, update
+
+from loop.domain.attempts import Attempt
+from loop.domain.orders import Order
+from loop.storage.columns import UtcTime
+from loop.storage.database import Reader, Session
+from loop.storage.statements import Parameters, Statement, Write, columns_of, field_names, parameters_for, values_of
+from loop.storage.tables import Orders, PaymentAttempts, table
+
+_orders = table(Orders)
+_attempts = table(PaymentAttempts)
+_ORDER_FIELDS = field_names(Order)
+_MUTABLE = [
+    "status", "processor", "processor_order_id", "amount_authorized_minor", "amount_captured_minor",
+    "amount_refunded_minor", "amount_refund_reserved_minor", "attempt_count", "last_error_code",
+    "last_error_message", "needs_review", "expires_at", "updated_at",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class OrderInHand:
+    """An order and its latest attempt, None before the first."""
+
+    order: Order
+    attempt: Attempt | None
+
+
+def _in_hand(*values: Any) -> OrderInHand:  # noqa: ANN401 - one row of two tables
+    cells = iter(values)
+    order = Order(*islice(cells, len(_ORDER_FIELDS)))
+    rest = list(cells)
+    return OrderInHand(order, None if rest[0] is None else Attempt(*rest))
+
+
+_WITH_LATEST = select(*columns_of(_orders, Order), *columns_of(_attempts, Attempt)).select_from(
+    _orders.outerjoin(
+        _attempts, and_(_attempts.c.order_id == _orders.c.id, _attempts.c.number == _orders.c.attempt_count)
+    )
+)
+_OWNED = and_(_orders.c.id == bindparam("order_id"), _orders.c.merchant_id == bindparam("merchant_id"))
+
+_INSERT = Write(insert(_orders).values(parameters_for(_orders, _ORDER_FIELDS)))
+_GET = Statement(select(*columns_of(_orders, Order)).where(_OWNED), Order)
+_GET_IN_HAND = Statement(_WITH_LATEST.where(_OWNED), _in_hand)
+_LOCK = Statement(_WITH_LATEST.where(_OWNED).with_for_update(of=_orders), _in_hand)
+_UPDATE = Write(update(_orders).where(_orders.c.id == bindparam("order_id")).values(parameters_for(_orders, _MUTABLE)))
+_EXPIRED = Statement(
+    select(*columns_of(_orders, Order))
+    .where(
+        text("orders.status IN ('pending', 'requires_action')"),  # literal, as in the partial index
+        _orders.c.expires_at <= bindparam("now", type_=UtcTime),
+    )
+    .order_by(_orders.c.expires_at)
+    .limit(bindparam("limit")),
+    Order,
+)
+_STALE = Statement(
+    select(*columns_of(_orders, Order))
+    .where(text("orders.status = 'processing'"), _orders.c.updated_at <= bindparam("before", type_=UtcTime))
+    .order_by(_orders.c.updated_at)
+    .limit(bindparam("limit")),
+    Order,
+)
+
+
+def insertion(order: Order) -> tuple[Write, Parameters]:
+    """Return the write that inserts an order, for `Session.run_together`."""
+    return _INSERT, values_of(order)
+
+
+def updating(order: Order) -> tuple[Write, Parameters]:
+    """Return the write that stores an order's changed fields, for `Session.run_together`."""
+    return _UPDATE, {"order_id": order.id, **{name: getattr(order, name) for name in _MUTABLE}}
+
+
+async def get(reader: Reader, merchant_id: str, order_id: str) -> Order | None:
+    """Return a merchant's order, or None."""
+    return await reader.first(_GET, {"order_id": order_id, "merchant_id": merchant_id})
+
+
+async def get_in_hand(reader: Reader, merchant_id: str, order_id: str) -> OrderInHand | None:
+    """Return a merchant's order with its latest attempt, or None."""
+    return await reader.first(_GET_IN_HAND, {"order_id": order_id, "merchant_id": merchant_id})
+
+
+async def lock(session: Session, merchant_id: str, order_id: str) -> OrderInHand | None:
+    """Return a merchant's order with its latest attempt, its row locked until the transaction ends."""
+    return await session.first(_LOCK, {"order_id": order_id, "merchant_id": merchant_id})
+
+
+async def expired(reader: Reader, now: datetime, limit: int) -> Sequence[Order]:
+    """Return unpaid orders whose time is up, of all merchants, oldest first."""
+    return await reader.all(_EXPIRED, {"now": now, "limit": limit})
+
+
+async def stale(reader: Reader, before: datetime, limit: int) -> Sequence[Order]:
+    """Return orders in `processing` that nothing has touched since `before`, of all merchants."""
+    return await reader.all(_STALE, {"before": before, "limit": limit})
+
+
+@dataclass(frozen=True, slots=True)
+class OrderFilter:
+    """Which of a merchant's orders; None leaves a condition out. Amounts in minor units."""
+
+    status: str | None = None
+    processor: str | None = None
+    currency: str | None = None
+    external_id: str | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+    amount_min: int | None = None
+    amount_max: int | None = None
+
+
+_CONDITIONS: dict[str, ColumnElement[bool]] = {
+    "status": _orders.c.status == bindparam("status"),
+    "processor": _orders.c.processor == bindparam("processor"),
+    "currency": _orders.c.currency == bindparam("currency"),
+    "external_id": _orders.c.external_id == bindparam("external_id"),
+    "created_from": _orders.c.created_at >= bindparam("created_from", type_=UtcTime),
+    "created_to": _orders.c.created_at < bindparam("created_to", type_=UtcTime),
+    "amount_min": _orders.c.amount_minor >= bindparam("amount_min"),
+    "amount_max": _orders.c.amount_minor <= bindparam("amount_max"),
+}
+_LISTS: dict[tuple[str, ...], Statement[Order]] = {}
+_PAGES: dict[tuple[str, ...], Statement[Order]] = {}
+_COUNTS: dict[tuple[str, ...], Statement[int]] = {}
+
+
+def _given(order_filter: OrderFilter) -> tuple[dict[str, object], list[ColumnElement[bool]]]:
+    given = {name: value for name, value in values_of(order_filter).items() if value is not None}
+    return given, [_orders.c.merchant_id == bindparam("merchant_id"), *(_CONDITIONS[name] for name in given)]
+
+
+async def list_after(
+    reader: Reader, merchant_id: str, order_filter: OrderFilter, *, before_id: str | None, limit: int
+) -> list[Order]:
+    """Return a merchant's orders, newest first, that come after `before_id` in that order: a cursor page."""
+    given, conditions = _given(order_filter)
+    key = (*given, "before_id" if before_id else "")
+    if key not in _LISTS:
+        if before_id:
+            conditions.append(_orders.c.id < bindparam("before_id"))
+        _LISTS[key] = Statement(
+            select(*columns_of(_orders, Order))
+            .where(*conditions)
+            .order_by(_orders.c.id.desc())
+            .limit(bindparam("limit")),
+            Order,
+        )
+    return await reader.all(_LISTS[key], {"merchant_id": merchant_id, "before_id": before_id, "limit": limit, **given})
+
+
+async def list_page(
+    reader: Reader, merchant_id: str, order_filter: OrderFilter, *, offset: int, limit: int
+) -> tuple[list[Order], int]:
+    """Return a numbered page of a merchant's orders, newest first, and how many there are in all."""
+    given, conditions = _given(order_filter)
+    key = tuple(given)
+    if key not in _PAGES:
+        _PAGES[key] = Statement(
+            select(*columns_of(_orders, Order))
+            .where(*conditions)
+            .order_by(_orders.c.id.desc())
+            .limit(bindparam("limit"))
+            .offset(bindparam("offset")),
+            Order,
+        )
+        _COUNTS[key] = Statement(select(func.count()).select_from(_orders).where(*conditions), int)
+    parameters = {"merchant_id": merchant_id, **given}
+    rows = await reader.all(_PAGES[key], {"offset": offset, "limit": limit, **parameters})
+    return rows, await reader.first(_COUNTS[key], parameters) or 0

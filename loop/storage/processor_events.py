@@ -1,0 +1,60 @@
+"""Processor events: inbound webhooks, each stored once before it is worked on."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import bindparam, select, update
+from sqlalchemy.dialects import postgresql
+
+from loop.storage.database import Reader, Session
+from loop.storage.statements import Parameters, Statement, Write, columns_of, field_names, parameters_for, values_of
+from loop.storage.tables import ProcessorEvents, table
+
+_events = table(ProcessorEvents)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorEvent:
+    """One row of processor_events."""
+
+    id: str
+    merchant_id: str
+    processor_config_id: str
+    processor: str
+    event_id: str
+    event_type: str
+    body_hash: str
+    payment_reference: str | None
+    attempt_id: str | None
+    refund_reference: str | None
+    outcome: str | None
+    processed_at: datetime | None
+    created_at: datetime
+
+
+_INSERT = Write(
+    postgresql.insert(_events).values(parameters_for(_events, field_names(ProcessorEvent))).on_conflict_do_nothing()
+)
+_GET = Statement(
+    select(*columns_of(_events, ProcessorEvent)).where(_events.c.id == bindparam("row_id")), ProcessorEvent
+)
+_PROCESSED = Write(
+    update(_events)
+    .where(_events.c.id == bindparam("row_id"))
+    .values(parameters_for(_events, ["outcome", "processed_at"]))
+)
+
+
+async def add(session: Session, event: ProcessorEvent) -> bool:
+    """Store an inbound event; tell whether it is new (by event id and by body)."""
+    return await session.run(_INSERT, values_of(event)) == 1
+
+
+async def get(reader: Reader, row_id: str) -> ProcessorEvent | None:
+    """Return an inbound event, or None."""
+    return await reader.first(_GET, {"row_id": row_id})
+
+
+def processed(row_id: str, outcome: str, *, now: datetime) -> tuple[Write, Parameters]:
+    """Return the write that records what became of an inbound event."""
+    return _PROCESSED, {"row_id": row_id, "outcome": outcome, "processed_at": now}

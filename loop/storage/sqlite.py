@@ -1,0 +1,221 @@
+"""SQLite: one writer that commits many requests' transactions together, and readers beside it.
+
+A statement on SQLite takes some ten microseconds and a durable commit takes milliseconds. So statements run at once on
+the event loop's own thread, where handing each to another thread would cost more than the work itself, and only what
+waits - BEGIN against another process, COMMIT with its fsync - runs in the writer's thread. While one group commits,
+the next forms: the first transaction of a group queues for the writer behind all that are waiting, and commits them
+with itself. Nobody is told of success before that commit. Measured in docs/adr/0003.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import aiosqlite
+
+from loop.domain.errors import LoopError, unavailable
+from loop.storage.database import ConstraintError
+from loop.storage.statements import Parameters, Statement, Write
+from loop.telemetry import transaction_is_open
+
+T = TypeVar("T")
+
+BUSY_TIMEOUT_S = 10.0
+"""How long BEGIN waits for another process that holds the file, such as a CLI command."""
+READERS = 4
+STATEMENT_CACHE = 256
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the file as Loop uses it: WAL, fsync at each commit, foreign keys held, transactions begun by hand."""
+    connection = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, cached_statements=STATEMENT_CACHE, timeout=0
+    )
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+class _Group:
+    """Transactions that one COMMIT makes durable."""
+
+    def __init__(self) -> None:
+        self.committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class SqliteSession:
+    """One transaction on the writer's connection."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    async def first(self, statement: Statement[T], parameters: Parameters) -> T | None:
+        """See `Reader.first`."""
+        compiled = statement.for_sqlite()
+        cursor = _execute(self._connection, compiled.text, compiled.arguments(parameters))
+        row = cursor.fetchone()
+        cursor.close()
+        return None if row is None else statement.row(*compiled.convert(row))
+
+    async def all(self, statement: Statement[T], parameters: Parameters) -> list[T]:
+        """See `Reader.all`."""
+        compiled = statement.for_sqlite()
+        rows = _execute(self._connection, compiled.text, compiled.arguments(parameters)).fetchall()
+        return [statement.row(*compiled.convert(row)) for row in rows]
+
+    async def run(self, write: Write, parameters: Parameters) -> int:
+        """See `Session.run`."""
+        return self._run(write, parameters)
+
+    async def run_together(self, writes: Sequence[tuple[Write, Parameters]]) -> list[int]:
+        """See `Session.run_together`; here each runs in turn, since nothing is saved by joining them."""
+        return [self._run(write, parameters) for write, parameters in writes]
+
+    def _run(self, write: Write, parameters: Parameters) -> int:
+        compiled = write.for_sqlite()
+        return _execute(self._connection, compiled.text, compiled.arguments(parameters)).rowcount
+
+
+def _lost(why: str) -> LoopError:
+    return unavailable("database_unavailable", f"SQLite could not commit ({why}); nothing was changed.")
+
+
+def _execute(connection: sqlite3.Connection, text: str, arguments: list[object]) -> sqlite3.Cursor:
+    try:
+        return connection.execute(text, arguments)
+    except sqlite3.IntegrityError as error:
+        raise ConstraintError(str(error)) from error
+
+
+class SqliteReader:
+    """Statements on a reader's own connection and thread."""
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+
+    async def first(self, statement: Statement[T], parameters: Parameters) -> T | None:
+        """See `Reader.first`."""
+        rows = await self.all(statement, parameters)
+        return rows[0] if rows else None
+
+    async def all(self, statement: Statement[T], parameters: Parameters) -> list[T]:
+        """See `Reader.all`."""
+        compiled = statement.for_sqlite()
+        rows = await self._connection.execute_fetchall(compiled.text, compiled.arguments(parameters))
+        return [statement.row(*compiled.convert(tuple(row))) for row in rows]
+
+
+class SqliteDatabase:
+    """A SQLite file as a `Database`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer = connect(path)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loop-sqlite-writer")
+        self._turn = asyncio.Lock()
+        self._group: _Group | None = None
+        self._committing: asyncio.Task[None] | None = None
+        self._readers: asyncio.Queue[aiosqlite.Connection] = asyncio.Queue(READERS)
+        self._opened: list[aiosqlite.Connection] = []
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[SqliteSession]:
+        """See `Database.transaction`."""
+        async with self._turn:
+            group = await self._join_group()
+            self._writer.execute("SAVEPOINT one")
+            token = transaction_is_open.set(True)
+            try:
+                yield SqliteSession(self._writer)
+                self._writer.execute("RELEASE one")
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK TO one")
+                    self._writer.execute("RELEASE one")
+                raise
+            finally:
+                transaction_is_open.reset(token)
+        await asyncio.shield(group.committed)
+
+    async def _join_group(self) -> _Group:
+        if self._group is None:
+            await self._begin()
+            self._group = _Group()
+            # The commit queues for the turn behind all that wait now: they are its group.
+            self._committing = asyncio.create_task(self._commit(self._group))
+        elif not self._writer.in_transaction:
+            raise _lost("an earlier statement failed")
+        return self._group
+
+    async def _begin(self) -> None:
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            await self._in_thread(self._begin_patiently)
+
+    def _begin_patiently(self) -> None:
+        self._writer.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            raise unavailable(
+                "database_unavailable", f"SQLite did not let Loop write for {BUSY_TIMEOUT_S:.0f} s; try again."
+            ) from error
+        finally:
+            self._writer.execute("PRAGMA busy_timeout=0")
+
+    async def _commit(self, group: _Group) -> None:
+        async with self._turn:
+            self._group = None
+            try:
+                if not self._writer.in_transaction:  # SQLite itself rolled back: a full disk, an I/O error
+                    raise sqlite3.OperationalError("an earlier statement failed")
+                await self._in_thread(self._writer.commit)
+            except sqlite3.Error as error:
+                if self._writer.in_transaction:
+                    self._writer.rollback()
+                group.committed.set_exception(_lost(str(error)))
+                group.committed.exception()  # a group whose members were all cancelled has nobody left to hear it
+            else:
+                group.committed.set_result(None)
+
+    async def _in_thread(self, call: Callable[[], object]) -> None:
+        # Shielded: a cancelled caller must not leave the connection in use by the thread and by the next caller.
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, call))
+
+    async def write_at_once(self, writes: Sequence[tuple[Write, Parameters]]) -> list[int]:
+        """See `Database.write_at_once`."""
+        async with self.transaction() as session:
+            return await session.run_together(writes)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[SqliteReader]:
+        """See `Database.reading`."""
+        connection = await self._take_reader()
+        try:
+            yield SqliteReader(connection)
+        finally:
+            self._readers.put_nowait(connection)
+
+    async def _take_reader(self) -> aiosqlite.Connection:
+        if self._readers.empty() and len(self._opened) < READERS:
+            opening = aiosqlite.connect(
+                f"file:{self._path}?mode=ro", uri=True, isolation_level=None, cached_statements=STATEMENT_CACHE
+            )
+            self._opened.append(opening)
+            return await opening
+        return await self._readers.get()
+
+    async def close(self) -> None:
+        """See `Database.close`."""
+        if self._committing is not None:
+            await asyncio.wait({self._committing})
+        async with self._turn:
+            for reader in self._opened:
+                await reader.close()
+            self._thread.shutdown()
+            self._writer.close()

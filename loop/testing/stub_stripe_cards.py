@@ -1,0 +1,142 @@
+"""Stripe's public test tokens, what each makes a payment do, and the stand-in's own tokens for faults."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+Quirk: TypeAlias = Literal["timeout_then_charged", "timeout_then_nothing", "slow", "server_error"]
+
+SLOW_S = 2.0
+"""How long `pm_card_slow` waits before it is executed, in seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decline:
+    """Why a bank says no, in Stripe's words; `advice` is Stripe's advice_code."""
+
+    code: str = "card_declined"
+    decline_code: str
+    message: str = "Your card was declined."
+    advice: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """What a test token does: its brand, then its behaviour when a payment is confirmed with it."""
+
+    brand: str = "visa"
+    last4: str = "4242"
+    decline: Decline | None = None
+    asks_authentication: bool = False
+    is_refund_pending: bool = False
+    is_disputed: bool = False
+    quirk: Quirk | None = None
+
+
+_BRANDS: Mapping[str, tuple[str, str]] = {
+    "visa": ("visa", "4242"),
+    "visa_debit": ("visa", "5556"),
+    "mastercard": ("mastercard", "4444"),
+    "mastercard_debit": ("mastercard", "3222"),
+    "mastercard_prepaid": ("mastercard", "5100"),
+    "amex": ("amex", "8431"),
+    "discover": ("discover", "9424"),
+    "diners": ("diners", "3237"),
+    "jcb": ("jcb", "0505"),
+    "unionpay": ("unionpay", "0005"),
+}
+
+_DECLINED = Decline(decline_code="generic_decline")
+_FUNDS = Decline(
+    decline_code="insufficient_funds", message="Your card has insufficient funds.", advice="try_again_later"
+)
+
+_BEHAVIOURS: Mapping[str, Card] = {
+    "chargeDeclined": Card(last4="0002", decline=_DECLINED),
+    "chargeDeclinedInsufficientFunds": Card(last4="9995", decline=_FUNDS),
+    "chargeDeclinedLostCard": Card(last4="9987", decline=Decline(decline_code="lost_card", advice="do_not_try_again")),
+    "chargeDeclinedStolenCard": Card(
+        last4="9979", decline=Decline(decline_code="stolen_card", advice="do_not_try_again")
+    ),
+    "chargeDeclinedFraudulent": Card(
+        last4="0019", decline=Decline(decline_code="fraudulent", advice="do_not_try_again")
+    ),
+    "chargeDeclinedVelocityLimitExceeded": Card(
+        last4="6975",
+        decline=Decline(
+            decline_code="card_velocity_exceeded",
+            message="Your card was declined for making repeated attempts too frequently or exceeding its amount limit.",
+            advice="try_again_later",
+        ),
+    ),
+    "chargeDeclinedExpiredCard": Card(
+        last4="0069",
+        decline=Decline(
+            code="expired_card",
+            decline_code="expired_card",
+            message="Your card has expired.",
+            advice="confirm_card_data",
+        ),
+    ),
+    "chargeDeclinedIncorrectCvc": Card(
+        last4="0127",
+        decline=Decline(
+            code="incorrect_cvc",
+            decline_code="incorrect_cvc",
+            message="Your card's security code is incorrect.",
+            advice="confirm_card_data",
+        ),
+    ),
+    "chargeDeclinedProcessingError": Card(
+        last4="0119",
+        decline=Decline(
+            code="processing_error",
+            decline_code="processing_error",
+            message="An error occurred while processing your card. Try again in a little bit.",
+            advice="try_again_later",
+        ),
+    ),
+    "authenticationRequired": Card(last4="3184", asks_authentication=True),
+    "authenticationRequiredChargeDeclinedInsufficientFunds": Card(
+        last4="3178", asks_authentication=True, decline=_FUNDS
+    ),
+    "threeDSecureRequired": Card(last4="3063", asks_authentication=True),
+    "threeDSecure2Required": Card(last4="3220", asks_authentication=True),
+    "threeDSecureRequiredChargeDeclined": Card(last4="1629", asks_authentication=True, decline=_DECLINED),
+    "threeDSecureOptional": Card(last4="3055"),
+    "pendingRefund": Card(last4="7726", is_refund_pending=True),
+    "refundPending": Card(last4="7726", is_refund_pending=True),
+    "refundFail": Card(last4="5126"),
+    "createDispute": Card(last4="0259", is_disputed=True),
+    "timeoutThenCharged": Card(quirk="timeout_then_charged"),
+    "timeoutThenNothing": Card(quirk="timeout_then_nothing"),
+    "slow": Card(quirk="slow"),
+    "serverError": Card(quirk="server_error"),
+}
+
+AUTHENTICATION_REQUIRED = Decline(
+    code="authentication_required",
+    decline_code="authentication_required",
+    message="Your card was declined. This transaction requires authentication.",
+)
+"""The decline of a card that asks for its holder when the holder is not there (`off_session`)."""
+
+_TOKEN = re.compile(r"(?:pm_card|tok)_(.+)")
+
+
+def card_of(token: str) -> Card | None:
+    """Return what a test token (`pm_card_visa`, `tok_visa_chargeDeclined`, …) does, or None for an unknown one."""
+    matched = _TOKEN.fullmatch(token)
+    if matched is None:
+        return None
+    name = matched[1]
+    if name in _BRANDS:
+        brand, last4 = _BRANDS[name]
+        return Card(brand=brand, last4=last4)
+    if name in _BEHAVIOURS:
+        return _BEHAVIOURS[name]
+    prefix, _, behaviour = name.partition("_")
+    if prefix in _BRANDS and behaviour in _BEHAVIOURS:
+        return replace(_BEHAVIOURS[behaviour], brand=prefix)
+    return None

@@ -1,0 +1,172 @@
+"""Captures and cancellations: take held money, release it, or end a payment that nobody finished."""
+
+from dataclasses import replace
+from datetime import datetime
+
+from loop.domain.attempts import Attempt, AttemptStatus, Declined, NotSent, Outcome
+from loop.domain.errors import LoopError, conflict, invalid, not_found
+from loop.domain.events import EventType
+from loop.domain.money import Money
+from loop.domain.orders import Command, Order, OrderStatus, require
+from loop.storage import jobs, orders
+from loop.storage.database import Session
+from loop.storage.jobs import Job
+from loop.storage.orders import OrderInHand
+from loop.telemetry import get_logger
+from loop.workflows import webhooks
+from loop.workflows.context import Context
+from loop.workflows.payments import asked, finish, leased_job, operation_key, prepare, record, run_now
+
+log = get_logger(__name__)
+
+CAPTURE = "capture_payment"
+VOID = "void_payment"
+"""The kinds of the jobs that take and release held money."""
+
+EXPIRE_BATCH = 100
+
+
+async def capture(
+    context: Context, merchant_id: str, order_id: str, *, amount_minor: int | None, wait_s: float
+) -> Order:
+    """Take an authorized order's money, all of it or a part; the processor releases the rest.
+
+    Raises `not_found`, `invalid_status`, `capture_exceeds_authorized`, `unsupported_by_processor`,
+    `operation_in_progress`, `capture_failed`.
+    """
+    async with context.database.transaction() as session:
+        in_hand = await orders.lock(session, merchant_id, order_id)
+        order, attempt = _held(in_hand, Command.CAPTURE)
+        amount = order.amount_authorized_minor if amount_minor is None else amount_minor
+        if amount > order.amount_authorized_minor:
+            raise invalid(
+                "capture_exceeds_authorized",
+                f"Only {order.amount_authorized_minor} (in minor units of {order.currency}) is authorized.",
+            )
+        can_capture_partially = context.processors.get(attempt.processor).capabilities.can_capture_partially
+        if amount < order.amount_authorized_minor and not can_capture_partially:
+            raise invalid("unsupported_by_processor", f"{attempt.processor} captures the whole amount or nothing.")
+        job = leased_job(
+            context, CAPTURE, order.id, key=_settle_key(attempt), arguments={"attemptId": attempt.id, "amount": amount}
+        )
+        await _insert_alone(session, job)
+    return await _run(context, job, order, wait_s)
+
+
+def _held(in_hand: OrderInHand | None, command: Command) -> tuple[Order, Attempt]:
+    if in_hand is None:
+        raise not_found("order")
+    require(in_hand.order.status, command)
+    if in_hand.attempt is None:
+        raise not_found("payment")
+    return in_hand.order, in_hand.attempt
+
+
+def _settle_key(attempt: Attempt) -> str:
+    return f"settle_payment:{attempt.id}"
+
+
+async def _insert_alone(session: Session, job: Job) -> None:
+    """Insert a job, or refuse: an attempt is captured or cancelled by one job at a time."""
+    if (await session.run_together([jobs.insertion(job)]))[0] == 0:
+        raise conflict("operation_in_progress", "The order is being captured or cancelled; ask again.", retry_after_s=2)
+
+
+async def _run(context: Context, job: Job, order: Order, wait_s: float) -> Order:
+    result = await run_now(context, job, wait_s)
+    if isinstance(result, LoopError):
+        raise result
+    async with context.database.reading() as reader:
+        return await orders.get(reader, order.merchant_id, order.id) or order
+
+
+async def run_capture(context: Context, job: Job) -> LoopError | None:
+    """Ask the processor to take the money, and record what it says."""
+    call = await prepare(context, str(job.arguments["attemptId"]))
+    if call is None or call.attempt.status is not AttemptStatus.AUTHORIZED:
+        await finish(context, job)
+        return None
+    context.reached("capture.intent_recorded")
+    amount = Money(int(str(job.arguments["amount"])), call.attempt.currency)
+    key = operation_key(call.attempt, "capture")
+    outcome = await asked(call.processor.capture(call.account, call.payment, amount=amount, key=key))
+    context.reached("capture.called")
+    await record(context, call.attempt, outcome, job=job)
+    return _refusal(outcome, "capture_failed")
+
+
+def _refusal(outcome: Outcome, code: str) -> LoopError | None:
+    return invalid(code, outcome.message) if isinstance(outcome, Declined | NotSent) else None
+
+
+async def cancel(
+    context: Context,
+    merchant_id: str,
+    order_id: str,
+    *,
+    reason: str | None,
+    wait_s: float,
+    command: Command = Command.CANCEL,
+) -> Order:
+    """Cancel an order: at the processor first, where it is known there.
+
+    Raises `not_found`, `invalid_status`, `operation_in_progress`, `cancel_failed`.
+    """
+    now = context.now()
+    async with context.database.transaction() as session:
+        in_hand = await orders.lock(session, merchant_id, order_id)
+        if in_hand is None:
+            raise not_found("order")
+        order, attempt = in_hand.order, in_hand.attempt
+        status = require(order.status, command)
+        if attempt is None or order.status in (OrderStatus.PENDING, OrderStatus.FAILED):
+            ended = _ended(order, status, command, now)
+            await session.run_together(
+                [
+                    orders.updating(ended),
+                    *webhooks.recording(context, ended, EventType.PAYMENT_CANCELLED, payload={"reason": reason}),
+                ]
+            )
+            job = None
+        else:
+            ended = order
+            arguments = {"attemptId": attempt.id, "reason": reason, "isExpiry": command is Command.EXPIRE}
+            job = leased_job(context, VOID, order.id, key=_settle_key(attempt), arguments=arguments)
+            await _insert_alone(session, job)
+    if job is None:
+        context.runner.wake()
+        return ended
+    return await _run(context, job, order, wait_s)
+
+
+def _ended(order: Order, status: OrderStatus, command: Command, now: datetime) -> Order:
+    code = "expired" if command is Command.EXPIRE else None
+    message = "The order was not paid in time." if command is Command.EXPIRE else None
+    return replace(order, status=status, last_error_code=code, last_error_message=message, updated_at=now)
+
+
+async def run_void(context: Context, job: Job) -> LoopError | None:
+    """Ask the processor to let go of a payment, and record what it says."""
+    call = await prepare(context, str(job.arguments["attemptId"]))
+    if call is None or call.attempt.status not in (AttemptStatus.REQUIRES_ACTION, AttemptStatus.AUTHORIZED):
+        await finish(context, job)
+        return None
+    context.reached("void.intent_recorded")
+    outcome = await asked(call.processor.void(call.account, call.payment, key=operation_key(call.attempt, "void")))
+    context.reached("void.called")
+    is_expiry = bool(job.arguments.get("isExpiry"))
+    payload = {"reason": "expired" if is_expiry else job.arguments.get("reason")}
+    await record(context, call.attempt, outcome, job=job, payload=payload)
+    return _refusal(outcome, "cancel_failed")
+
+
+async def expire_due(context: Context) -> int:
+    """End orders whose time to be paid is up, a batch at a time; return how many were looked at."""
+    async with context.database.reading() as reader:
+        due = await orders.expired(reader, context.now(), EXPIRE_BATCH)
+    for order in due:
+        try:
+            await cancel(context, order.merchant_id, order.id, reason="expired", wait_s=0, command=Command.EXPIRE)
+        except LoopError as error:  # paid or cancelled in the meantime, or being cancelled now
+            log.info("order.not_expired", order_id=order.id, code=error.code)
+    return len(due)

@@ -1,0 +1,53 @@
+"""The context: everything that workflows reach outside themselves, handed in by the runtime."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+import aiohttp
+
+from loop.config import Settings
+from loop.domain.ids import make_id
+from loop.processors.registry import Registry
+from loop.storage.database import Database
+from loop.storage.jobs import Job
+from loop.storage.keyring import Keyring
+
+
+class JobRunner(Protocol):
+    """Runs jobs; workflows use it to run one that they have just claimed, and to say that there are new ones."""
+
+    def start(self, context: "Context", job: Job) -> asyncio.Task[object]:
+        """Run a job whose lease this process holds; the task ends with the handler's result, None if it failed."""
+        ...
+
+    def wake(self) -> None:
+        """Say that a job may be due."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One running Loop: its resources, its clock and its chance."""
+
+    settings: Settings
+    database: Database
+    keyring: Keyring
+    processors: Registry
+    webhook_sender: aiohttp.ClientSession
+    runner: JobRunner
+    now: Callable[[], datetime]
+    """The time, aware, in UTC."""
+    random_bytes: Callable[[int], bytes]
+    reached: Callable[[str], None]
+    """Told each named point of a foreign call; a crash test kills the process there."""
+
+    def new_id(self, prefix: str) -> str:
+        """Return a new id of the kind that the prefix names."""
+        return make_id(prefix, self.now(), random_bytes=self.random_bytes)
+
+    def random_unit(self) -> float:
+        """Return a uniform number from 0 up to 1."""
+        return int.from_bytes(self.random_bytes(6), "big") / 2**48

@@ -1,0 +1,185 @@
+"""Refunds: reserve the amount, ask the processor, record what it says, and ask again until it is known."""
+
+from collections.abc import Coroutine
+
+from loop.domain import polling
+from loop.domain.attempts import Attempt, AttemptStatus
+from loop.domain.errors import not_found
+from loop.domain.events import EventType
+from loop.domain.idempotency import processor_key
+from loop.domain.ids import PREFIX_REFUND, PREFIX_TRANSACTION
+from loop.domain.money import Money
+from loop.domain.orders import Order
+from loop.domain.refunds import Refund, RefundChange, RefundOutcome, RefundStatus, apply_refund_outcome, reserve
+from loop.domain.transactions import Transaction
+from loop.processors.base import IdempotencyKey, RefundReference, RefundRequest
+from loop.storage import attempts, jobs, orders, refunds, transactions
+from loop.storage.database import Session
+from loop.storage.jobs import Job
+from loop.storage.statements import Parameters, Write
+from loop.telemetry import get_logger
+from loop.workflows import webhooks
+from loop.workflows.context import Context
+from loop.workflows.payments import Call, finish, leased_job, prepare, run_now
+
+log = get_logger(__name__)
+
+SEND = "send_refund"
+"""The kind of the jobs that send a refund, and ask until it is known."""
+
+
+async def refund(
+    context: Context, merchant_id: str, order_id: str, *, amount_minor: int | None, reason: str | None, wait_s: float
+) -> Refund:
+    """Give back captured money, all that is left or a part; the amount is reserved before the processor is asked.
+
+    Raises `not_found`, `invalid_status`, `refund_exceeds_captured`.
+    """
+    now = context.now()
+    async with context.database.transaction() as session:
+        in_hand = await orders.lock(session, merchant_id, order_id)
+        if in_hand is None:
+            raise not_found("order")
+        order, wanted = reserve(in_hand.order, amount_minor, now=now)
+        attempt = await _captured_attempt(session, order, in_hand.attempt)
+        row = Refund(
+            id=context.new_id(PREFIX_REFUND),
+            merchant_id=merchant_id,
+            order_id=order_id,
+            attempt_id=attempt.id,
+            amount_minor=wanted,
+            currency=order.currency,
+            status=RefundStatus.SUBMITTING,
+            reason=reason,
+            processor_reference=None,
+            error_code=None,
+            error_message=None,
+            asked_count=0,
+            created_at=now,
+            updated_at=now,
+        )
+        job = leased_job(context, SEND, row.id, key=f"{SEND}:{row.id}", arguments={"attemptId": attempt.id})
+        await session.run_together(
+            [
+                orders.updating(order),
+                refunds.insertion(row),
+                jobs.insertion(job),
+                *_telling(context, order, row, (EventType.REFUND_CREATED,)),
+            ]
+        )
+    context.reached("refund.intent_recorded")
+    result = await run_now(context, job, wait_s)
+    if isinstance(result, Refund):
+        return result
+    async with context.database.reading() as reader:
+        return await refunds.get(reader, row.id) or row
+
+
+async def _captured_attempt(session: Session, order: Order, latest: Attempt | None) -> Attempt:
+    if latest is not None and latest.status is AttemptStatus.CAPTURED:
+        return latest
+    for attempt, _ in await attempts.of_order(session, order.merchant_id, order.id):
+        if attempt.status is AttemptStatus.CAPTURED:
+            return attempt
+    raise not_found("payment")
+
+
+async def send(context: Context, job: Job) -> Refund | None:
+    """Send a refund, or ask again what became of it, and record the answer."""
+    async with context.database.reading() as reader:
+        row = await refunds.get(reader, job.subject)
+    call = await prepare(context, str(job.arguments["attemptId"]))
+    if row is None or call is None or row.status in (RefundStatus.SUCCEEDED, RefundStatus.FAILED):
+        await finish(context, job)
+        return None
+    request = RefundRequest(row.id, call.payment, Money(row.amount_minor, row.currency), row.reason)
+    is_key_alive = context.now() - row.created_at < polling.KEY_HORIZON
+    if row.status is not RefundStatus.PENDING and is_key_alive:
+        key = IdempotencyKey(processor_key(call.account.config_id, row.id, operation="refund"))
+        outcome = await asked(call.processor.refund(call.account, request, key=key))
+    else:
+        outcome = await fetch(call, row)
+    context.reached("refund.called")
+    return await record(context, row, outcome, job=job)
+
+
+async def fetch(call: Call, row: Refund) -> RefundOutcome:
+    """Ask the processor what became of a refund."""
+    request = RefundRequest(row.id, call.payment, Money(row.amount_minor, row.currency), row.reason)
+    return await asked(call.processor.fetch_refund(call.account, RefundReference(row.processor_reference, request)))
+
+
+async def asked(call: Coroutine[object, object, RefundOutcome]) -> RefundOutcome:
+    """Return a processor's answer; whatever it raises may have happened after the money moved, so it is unknown."""
+    try:
+        return await call
+    except Exception:
+        log.exception("processor.raised")
+        return RefundOutcome(RefundStatus.UNKNOWN)
+
+
+async def record(context: Context, row: Refund, outcome: RefundOutcome, *, job: Job | None) -> Refund:
+    """Apply what a processor says of a refund, with the end or the next run of its job, in one commit."""
+    now = context.now()
+    async with context.database.transaction() as session:
+        in_hand = await orders.lock(session, row.merchant_id, row.order_id)
+        current = await refunds.get(session, row.id)
+        if in_hand is None or current is None:
+            raise not_found("refund")
+        change = apply_refund_outcome(in_hand.order, current, outcome=outcome, now=now)
+        writes = _writes(context, in_hand.order, change)
+        if job is not None:
+            writes.append(_ending(context, change.refund, job))
+        if writes:
+            counts = await session.run_together(writes)
+            if job is not None:
+                jobs.require_held(counts[-1])
+    context.reached("refund.recorded")
+    context.runner.wake()
+    log.info("refund.recorded", order_id=row.order_id, refund_id=row.id, status=change.refund.status)
+    return change.refund
+
+
+def _ending(context: Context, refund_row: Refund, job: Job) -> tuple[Write, Parameters]:
+    if refund_row.status in (RefundStatus.SUCCEEDED, RefundStatus.FAILED):
+        return jobs.finishing(job)
+    again = context.now() + polling.delay(job.failures)
+    return jobs.rescheduling(job, again, failures=job.failures + 1)
+
+
+def _writes(context: Context, before: Order, change: RefundChange) -> list[tuple[Write, Parameters]]:
+    writes = [refunds.updating(change.refund)]
+    if change.order != before:
+        writes.append(orders.updating(change.order))
+    writes += [
+        transactions.insertion(
+            Transaction(
+                id=context.new_id(PREFIX_TRANSACTION),
+                merchant_id=change.order.merchant_id,
+                order_id=change.order.id,
+                attempt_id=change.refund.attempt_id,
+                refund_id=change.refund.id,
+                type=new.type,
+                status=new.status,
+                amount_minor=new.amount_minor,
+                currency=change.order.currency,
+                processor=change.order.processor or "",
+                processor_transaction_id=new.processor_transaction_id,
+                error_code=new.error_code,
+                error_message=new.error_message,
+                created_at=context.now(),
+            )
+        )
+        for new in change.transactions
+    ]
+    return writes + _telling(context, change.order, change.refund, change.events)
+
+
+def _telling(
+    context: Context, order: Order, row: Refund, events: tuple[EventType, ...]
+) -> list[tuple[Write, Parameters]]:
+    about = {"refundId": row.id, "refundAmount": row.amount_minor, "reason": row.reason}
+    failure = {"errorCode": row.error_code, "errorMessage": row.error_message} if row.error_code else {}
+    return [
+        write for event in events for write in webhooks.recording(context, order, event, payload={**about, **failure})
+    ]

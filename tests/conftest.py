@@ -1,0 +1,77 @@
+"""Fixtures for every test: databases of their own on SQLite and PostgreSQL, and no network beyond this machine."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from loop.storage.migrate import migrate
+from tests.network import blocked_hosts, stay_on_this_machine
+from tests.servers import forget_on_crash, run_sql, run_to_end, running_postgres, with_database
+
+POSTGRES_URL_VARIABLE = "LOOP_TEST_POSTGRES_URL"
+"""Names a server to use instead of our own: a superuser's URL, such as Debian's PostgreSQL 15 in CI."""
+
+stay_on_this_machine()
+
+
+@pytest.fixture(autouse=True)
+def _stayed_on_this_machine() -> Iterator[None]:
+    """Fail the test that tried to leave, even where the code under test swallowed the refusal."""
+    blocked_hosts.clear()
+    yield
+    assert not blocked_hosts, "the test tried to leave this machine"
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """Yield the URL of a PostgreSQL server, in a database that holds nothing."""
+    if given := os.environ.get(POSTGRES_URL_VARIABLE):
+        yield given
+        return
+    with running_postgres() as url:
+        forget_on_crash(url)
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_url: str) -> Iterator[str]:
+    """Yield the name of a migrated database from which each test's own is copied."""
+    name = f"loop_template_{secrets.token_hex(4)}"
+    run_sql(postgres_url, f"CREATE DATABASE {name}")
+    run_to_end(migrate(with_database(postgres_url, name)))
+    yield name
+    run_sql(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def postgres_database_url(postgres_url: str, postgres_template: str) -> Iterator[str]:
+    """Yield the URL of this test's own migrated PostgreSQL database."""
+    name = f"loop_test_{secrets.token_hex(8)}"
+    run_sql(postgres_url, f"CREATE DATABASE {name} TEMPLATE {postgres_template}")
+    yield with_database(postgres_url, name)
+    run_sql(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a migrated SQLite file from which each test's own is copied."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    run_to_end(migrate(f"sqlite:///{path}"))
+    return path
+
+
+@pytest.fixture
+def sqlite_database_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """Return the URL of this test's own migrated SQLite file."""
+    return f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'loop.db')}"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Return this test's own migrated database, once of each kind; a server starts only when one is needed."""
+    url: str = request.getfixturevalue(f"{request.param}_database_url")
+    return url

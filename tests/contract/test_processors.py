@@ -1,0 +1,251 @@
+"""The contract suite over the built-in processors, and proof that it finds the faults it is meant to find."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from loop.domain.attempts import Approved, NotSent, Outcome, Unknown
+from loop.domain.refunds import RefundOutcome, RefundStatus
+from loop.processors.base import (
+    Account,
+    AuthorizeRequest,
+    IdempotencyKey,
+    PaymentReference,
+    Processor,
+    ProcessorSetup,
+    RefundRequest,
+    WebhookEvent,
+)
+from loop.processors.sandbox import SandboxProcessor
+from loop.processors.stripe import StripeProcessor
+from loop.testing.processor_contract import ProcessorContract, Subject, Tokens, WebhookSample
+from loop.testing.stub_psp import StubProcessor
+
+CHALLENGE_SECRET = b"challenge-secret-canary"
+
+
+def setup(api_base: str | None = None) -> ProcessorSetup:
+    return ProcessorSetup(
+        api_base=api_base, timeout_s=10.0, public_url="http://loop.example", challenge_secret=CHALLENGE_SECRET
+    )
+
+
+def account(**credentials: str) -> Account:
+    return Account(config_id="pcf_1", merchant_id="mer_1", is_test_mode=True, credentials=credentials)
+
+
+def sign_for_sandbox(body: bytes, secret: str, at: datetime) -> Mapping[str, str]:
+    del at
+    return {"x-sandbox-signature": hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}
+
+
+def sign_for_stripe(body: bytes, secret: str, at: datetime) -> Mapping[str, str]:
+    seconds = int(at.timestamp())
+    digest = hmac.new(secret.encode(), f"{seconds}.".encode() + body, hashlib.sha256).hexdigest()
+    return {"stripe-signature": f"t={seconds},v1={'0' * 64},v1={digest},v0=ignored"}
+
+
+def counted_in_sandbox(processor: Processor, attempt_id: str, kinds: Sequence[str]) -> int:
+    assert isinstance(processor, SandboxProcessor)
+    return sum(each.attempt_id == attempt_id and each.kind in kinds for each in processor.ledger())
+
+
+SANDBOX = Subject(
+    factory=SandboxProcessor,
+    setup=setup(),
+    account=account(webhookSecret="whsec_canary"),
+    tokens=Tokens(
+        approved="tok_approve",
+        declined="tok_decline_insufficient_funds",
+        action_required="tok_3ds",
+        timeout_then_charged="tok_timeout_then_charged",
+        timeout_then_nothing="tok_timeout_then_nothing",
+        slow="tok_slow",
+    ),
+    webhook=WebhookSample(
+        body=json.dumps({"id": "evt_1", "type": "payment.captured", "payment": "sbx_1_approve"}).encode(),
+        payment_reference="sbx_1_approve",
+        header="x-sandbox-signature",
+        sign=sign_for_sandbox,
+        signs_time=False,
+    ),
+    charges_of=lambda processor, attempt_id: counted_in_sandbox(processor, attempt_id, ("authorization", "charge")),
+    refunds_of=lambda processor, attempt_id: counted_in_sandbox(processor, attempt_id, ("refund",)),
+)
+
+STRIPE_EVENT = {
+    "id": "evt_1",
+    "object": "event",
+    "type": "payment_intent.succeeded",
+    "data": {"object": {"id": "pi_1", "object": "payment_intent", "metadata": {"loop_attempt_id": "att_1"}}},
+}
+
+
+@pytest.fixture
+async def stub(tmp_path: Path) -> AsyncIterator[StubProcessor]:
+    async with StubProcessor(ledger_path=tmp_path / "stripe.ledger", port=0) as running:
+        yield running
+
+
+@pytest.fixture
+def dead_address() -> Iterator[str]:
+    """Yield an address that nobody can come to listen at meanwhile: it is bound, but not listened at."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+class TestSandbox(ProcessorContract):
+    @pytest.fixture
+    def subject(self) -> Subject:
+        return SANDBOX
+
+
+class TestStripe(ProcessorContract):
+    @pytest.fixture
+    def subject(self, stub: StubProcessor, dead_address: str) -> Subject:
+        def counted(attempt_id: str, kinds: Sequence[str]) -> int:
+            rows = stub.ledger()
+            return sum(row.metadata.get("loop_attempt_id") == attempt_id and row.kind in kinds for row in rows)
+
+        return Subject(
+            factory=StripeProcessor,
+            setup=setup(stub.url),
+            account=account(secretKey="sk_test_canary", publishableKey="pk_test_1", webhookSecret="whsec_canary"),
+            tokens=Tokens(
+                approved="pm_card_visa",
+                declined="pm_card_chargeDeclined",
+                unknown="pm_card_noSuchCard",
+                action_required="pm_card_authenticationRequired",
+                timeout_then_charged="pm_card_timeoutThenCharged",
+                timeout_then_nothing="pm_card_timeoutThenNothing",
+                slow="pm_card_slow",
+            ),
+            webhook=WebhookSample(
+                body=json.dumps(STRIPE_EVENT).encode(),
+                payment_reference="pi_1",
+                header="stripe-signature",
+                sign=sign_for_stripe,
+            ),
+            charges_of=lambda _, attempt_id: counted(attempt_id, ("authorization", "charge")),
+            refunds_of=lambda _, attempt_id: counted(attempt_id, ("refund",)),
+            unreachable_api_base=dead_address,
+        )
+
+
+class ChargesAgain(SandboxProcessor):
+    """Takes a repeated key for a new payment."""
+
+    calls = 0
+
+    async def authorize(self, account: Account, request: AuthorizeRequest, *, key: IdempotencyKey) -> Outcome:
+        self.calls += 1
+        return await super().authorize(account, request, key=IdempotencyKey(f"{key}{self.calls}"))
+
+
+class RefundsAgain(SandboxProcessor):
+    """Takes a repeated key for a new refund."""
+
+    calls = 0
+
+    async def refund(self, account: Account, request: RefundRequest, *, key: IdempotencyKey) -> RefundOutcome:
+        self.calls += 1
+        return await super().refund(account, request, key=IdempotencyKey(f"{key}{self.calls}"))
+
+
+class RaisesAtItsDeadline(SandboxProcessor):
+    """Lets the time-out of a call out as an exception."""
+
+    async def authorize(self, account: Account, request: AuthorizeRequest, *, key: IdempotencyKey) -> Outcome:
+        async with asyncio.timeout(self._setup.timeout_s):
+            return await self._authorize(account, request, key=key)
+
+
+class FailsWhatIsUnclear(SandboxProcessor):
+    """Calls a payment failed when no answer came."""
+
+    async def authorize(self, account: Account, request: AuthorizeRequest, *, key: IdempotencyKey) -> Outcome:
+        outcome = await super().authorize(account, request, key=key)
+        return NotSent("timeout", "no answer") if isinstance(outcome, Unknown) else outcome
+
+
+class TrustsAnyWebhook(SandboxProcessor):
+    """Reads webhooks without looking at their signature."""
+
+    def parse_webhook(
+        self, body: bytes, headers: Mapping[str, str], *, secrets: Sequence[str], now: datetime
+    ) -> WebhookEvent:
+        del body, headers, secrets, now
+        return WebhookEvent("evt_1", "payment.captured", "sbx_1_approve")
+
+
+class TrustsTheReturn(SandboxProcessor):
+    """Takes the customer's coming back for the customer's payment."""
+
+    async def complete_action(
+        self, account: Account, payment: PaymentReference, *, parameters: Mapping[str, str]
+    ) -> Outcome:
+        del account, parameters
+        amount = payment.request.amount
+        return Approved(str(payment.reference), is_captured=True, amount_minor=amount.amount_minor)
+
+
+class RefundsWithoutLimit(SandboxProcessor):
+    """Gives back whatever it is asked for."""
+
+    async def refund(self, account: Account, request: RefundRequest, *, key: IdempotencyKey) -> RefundOutcome:
+        del account, request, key
+        return RefundOutcome(RefundStatus.SUCCEEDED, "refund")
+
+
+class ShowsItsCredentials(SandboxProcessor):
+    """Puts a credential into what it tells."""
+
+    async def check(self, account: Account) -> str | None:
+        return f"cannot use {account.credentials['webhookSecret']}"
+
+
+Check = Callable[[ProcessorContract, Processor, Subject], Awaitable[None] | None]
+
+FAULTS: list[tuple[type[SandboxProcessor], Check]] = [
+    (ChargesAgain, lambda suite, processor, subject: suite.test_repeated_key_charges_once(processor, subject)),
+    (ChargesAgain, lambda suite, processor, subject: suite.test_concurrent_key_charges_once(processor, subject)),
+    (RefundsAgain, lambda suite, processor, subject: suite.test_refund_once_per_key(processor, subject)),
+    (RaisesAtItsDeadline, lambda suite, _, subject: suite.test_deadline_is_unknown(subject)),
+    (
+        FailsWhatIsUnclear,
+        lambda suite, processor, subject: suite.test_lost_answer_is_unknown_until_asked_again(processor, subject),
+    ),
+    (TrustsAnyWebhook, lambda suite, processor, subject: suite.test_forged_webhook_is_refused(processor, subject)),
+    (
+        TrustsAnyWebhook,
+        lambda suite, processor, subject: suite.test_webhook_without_signature_is_refused(processor, subject),
+    ),
+    (TrustsTheReturn, lambda suite, processor, subject: suite.test_action_is_not_a_charge(processor, subject)),
+    (
+        RefundsWithoutLimit,
+        lambda suite, processor, subject: suite.test_refund_of_too_much_is_an_outcome(processor, subject),
+    ),
+    (ShowsItsCredentials, lambda suite, processor, subject: suite.test_no_secret_is_shown(processor, subject)),
+]
+
+
+@pytest.mark.parametrize(("faulty", "check"), FAULTS)
+async def test_suite_finds_the_fault(faulty: type[SandboxProcessor], check: Check) -> None:
+    subject = replace(SANDBOX, factory=faulty)
+    with pytest.raises((AssertionError, TimeoutError, pytest.fail.Exception)):
+        await finished(check(ProcessorContract(), faulty(subject.setup), subject))
+    await finished(check(ProcessorContract(), SandboxProcessor(SANDBOX.setup), SANDBOX))
+
+
+async def finished(result: Awaitable[None] | None) -> None:
+    if result is not None:
+        await result
