@@ -191,12 +191,13 @@ async def _listening(settings: Settings, app: ASGIApp) -> AsyncIterator[str]:
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
     try:
         async with asyncio.timeout(STARTED_WITHIN_S):
-            while not server.started and not serving.done():  # uvicorn offers a flag, not an event
+            while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn offers a flag, not an event
                 await asyncio.sleep(0.005)
         if serving.done():
             serving.result()
             raise unavailable("not_started", "The HTTP server ended at once; see the log.")
-        yield f"http://{settings.host}:{settings.port}"
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        yield f"http://{host}:{settings.port}"
     finally:
         server.should_exit = True
         with suppress(asyncio.CancelledError):

@@ -18,7 +18,7 @@ def normal_email(text: str) -> str:
 
 
 def require_name(text: str) -> str:
-    """Return a name without space around it, or raise `validation_error`."""
+    """Return a name without space around it, or raise `validation_failed`."""
     name = unicodedata.normalize("NFC", text).strip()
     if not MIN_NAME_CHARACTERS <= len(name) <= MAX_NAME_CHARACTERS or not name.isprintable():
         raise _refused("name", f"must have {MIN_NAME_CHARACTERS} to {MAX_NAME_CHARACTERS} printable characters")
@@ -26,7 +26,7 @@ def require_name(text: str) -> str:
 
 
 def require_email(text: str) -> str:
-    """Return an address in its stored form, or raise `validation_error`.
+    """Return an address in its stored form, or raise `validation_failed`.
 
     Only a message proves that an address is real; this refuses what cannot be one.
     """
@@ -39,11 +39,11 @@ def require_email(text: str) -> str:
 
 
 def require_password(text: str) -> str:
-    """Return a password that may be set, or raise `validation_error`."""
+    """Return a password that may be set, or raise `validation_failed`."""
     if not MIN_PASSWORD_CHARACTERS <= len(text) <= MAX_PASSWORD_CHARACTERS:
         raise _refused("password", f"must have {MIN_PASSWORD_CHARACTERS} to {MAX_PASSWORD_CHARACTERS} characters")
     return text
 
 
 def _refused(field: str, problem: str) -> Exception:
-    return invalid("validation_error", f"{field} {problem}.", details=((field, problem),))
+    return invalid("validation_failed", f"{field}: {problem}.", details=((field, problem),))

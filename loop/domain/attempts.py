@@ -130,7 +130,7 @@ class Attempt:
     decline_class: str | None
     raw_error_code: str | None
     asked_count: int
-    """How often an unclear outcome was asked about."""
+    """How often the processor was asked about it since its status last changed, without an answer."""
     unclear_since: datetime | None
     created_at: datetime
     updated_at: datetime

@@ -78,7 +78,8 @@ def retry_delay_s(tries_made: int, unit_random: float) -> float | None:
     return RETRY_STEPS_S[tries_made - 1] * (1 - JITTER + 2 * JITTER * unit_random)
 
 
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_WRAPPING = tuple(ipaddress.IPv6Network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96"))
+"""NAT64, NAT64 of a network's own, and the IPv4-compatible form: the IPv4 address is the last 32 bits."""
 
 
 def _unwrapped(address: IpAddress) -> IpAddress:
@@ -90,7 +91,7 @@ def _unwrapped(address: IpAddress) -> IpAddress:
         return address.sixtofour
     if address.teredo is not None:
         return address.teredo[1]
-    if address in _NAT64:
+    if any(address in network for network in _WRAPPING):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address
 
@@ -98,7 +99,7 @@ def _unwrapped(address: IpAddress) -> IpAddress:
 def may_connect(address: IpAddress, allowed: Sequence[IpNetwork]) -> bool:
     """Tell whether a merchant's endpoint may lie at an address: public ones, and the operator's own networks.
 
-    Addresses that wrap an IPv4 one (mapped, 6to4, Teredo, NAT64) are judged by what they wrap.
+    Addresses that wrap an IPv4 one (mapped, compatible, 6to4, Teredo, NAT64) are judged by what they wrap, too.
     """
     inner = _unwrapped(address)
     for candidate in {address, inner}:

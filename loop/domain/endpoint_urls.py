@@ -23,7 +23,7 @@ def require_endpoint_url(url: str, allowed: Sequence[IpNetwork]) -> str:
     """
     problem = _problem(url, allowed)
     if problem:
-        raise invalid("invalid_webhook_url", f"webhookUrl {problem}.", details=(("webhookUrl", problem),))
+        raise invalid("invalid_webhook_url", f"webhookUrl: {problem}.", details=(("webhookUrl", problem),))
     return url
 
 

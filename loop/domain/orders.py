@@ -16,7 +16,7 @@ from loop.domain.attempts import (
     Outcome,
     Voided,
 )
-from loop.domain.declines import DeclineClass
+from loop.domain.declines import DECLINES, DeclineClass
 from loop.domain.errors import invalid
 from loop.domain.events import EventType
 from loop.domain.money import Money
@@ -86,6 +86,10 @@ class Refused:
 
 
 Cell = Next | Ignored | Refused
+
+MAX_RAW_CODE_CHARACTERS = 120
+"""How much of a processor's own error code is kept."""
+
 S, C, F = OrderStatus, Command, Fact
 
 _NOT_CAPTURED = Refused("Only a captured or partially refunded order can be refunded.")
@@ -264,11 +268,12 @@ class Change:
 def apply_outcome(order: Order, attempt: Attempt, *, outcome: Outcome, now: datetime) -> Change:
     """Apply what a processor says of an attempt: to the attempt by rank, then, if that moved, to its order."""
     step = attempts.advance(attempt.status, attempts.status_of(outcome))
+    learned = _learn_reference(attempt, outcome, now)
     if isinstance(step, attempts.Unmoved):
-        return Change(order, _learn_reference(attempt, outcome, now), ignored=step.reason)
+        return Change(_learn_order_id(order, learned, now), learned, ignored=step.reason)
     failure = _failure(outcome)
     moved = replace(
-        _learn_reference(attempt, outcome, now),
+        learned,
         status=step.status,
         action=_action(outcome),
         unclear_since=now if step.status is AttemptStatus.UNKNOWN else None,
@@ -276,19 +281,24 @@ def apply_outcome(order: Order, attempt: Attempt, *, outcome: Outcome, now: date
         error_message=failure.message,
         decline_class=failure.decline_class,
         raw_error_code=failure.raw_code,
+        asked_count=0,
         updated_at=now,
     )
     transactions = _transactions(attempt, outcome)
     cell = decide(order.status, _FACT_OF_ATTEMPT[step.status])
     is_money = step.status in (AttemptStatus.AUTHORIZED, AttemptStatus.CAPTURED)
     is_current = attempt.number == order.attempt_count
-    if not isinstance(cell, Next) or (not is_current and not is_money):
-        reason = "superseded by a later attempt" if isinstance(cell, Next) else _reason(cell)
-        needs_review = order.needs_review or (is_money and not is_current)
-        return Change(replace(order, needs_review=needs_review, updated_at=now), moved, transactions, ignored=reason)
-    is_late = cell.is_late or not is_current
-    events = (PAYMENT_EVENTS[cell.status], *((EventType.PAYMENT_LATE_SUCCESS,) if is_late else ()))
-    return Change(_moved_order(order, moved, outcome, cell.status, now), moved, transactions, events)
+    if isinstance(cell, Next) and (is_current or is_money):
+        is_late = cell.is_late or not is_current
+        events = (PAYMENT_EVENTS[cell.status], *((EventType.PAYMENT_LATE_SUCCESS,) if is_late else ()))
+        paid = _moved_order(order, moved, outcome, cell.status, now)
+        return Change(replace(paid, needs_review=paid.needs_review or not is_current), moved, transactions, events)
+    reason = "superseded by a later attempt" if isinstance(cell, Next) else _reason(cell)
+    same = replace(_learn_order_id(order, moved, now), updated_at=now)
+    if is_money:  # another attempt has paid the order already: a person must give one of the two back
+        events = (EventType.PAYMENT_LATE_SUCCESS,)
+        return Change(replace(same, needs_review=True), moved, transactions, events, ignored=reason)
+    return Change(same, moved, transactions, ignored=reason)
 
 
 def _reason(cell: Cell) -> str:
@@ -300,11 +310,15 @@ def _moved_order(order: Order, attempt: Attempt, outcome: Outcome, status: Order
         order.amount_authorized_minor, order.amount_captured_minor, order.needs_review
     )  # fmt: skip
     if isinstance(outcome, Approved):
-        authorized = max(authorized, outcome.amount_minor)
-        captured = outcome.amount_minor if outcome.is_captured else captured
-        needs_review = needs_review or outcome.amount_minor > attempt.amount_minor
-        if not attempt.is_manual_capture and outcome.amount_minor != attempt.amount_minor:
-            needs_review = True
+        amount, wanted = outcome.amount_minor, attempt.amount_minor
+        if outcome.is_captured:
+            # All of it was held before a part was taken, whether or not that was heard of first.
+            held = (authorized or wanted) if attempt.is_manual_capture else 0
+            authorized, captured = max(held, amount), amount
+        else:
+            authorized = amount
+        is_part_allowed = outcome.is_captured and attempt.is_manual_capture
+        needs_review = needs_review or amount > wanted or (amount < wanted and not is_part_allowed)
     if isinstance(outcome, Voided):
         authorized = 0
     failure = _failure(outcome)
@@ -320,6 +334,13 @@ def _moved_order(order: Order, attempt: Attempt, outcome: Outcome, status: Order
         last_error_message=failure.message,
         updated_at=now,
     )
+
+
+def _learn_order_id(order: Order, attempt: Attempt, now: datetime) -> Order:
+    is_known = order.processor_order_id is not None or attempt.processor_reference is None
+    if is_known or attempt.number != order.attempt_count:
+        return order
+    return replace(order, processor_order_id=attempt.processor_reference, updated_at=now)
 
 
 def _learn_reference(attempt: Attempt, outcome: Outcome, now: datetime) -> Attempt:
@@ -340,9 +361,11 @@ class _Failure:
 def _failure(outcome: Outcome) -> _Failure:
     match outcome:
         case Declined():
-            return _Failure(outcome.code, outcome.message, outcome.decline_class, outcome.raw_code)
+            raw_code = None if outcome.raw_code is None else outcome.raw_code[:MAX_RAW_CODE_CHARACTERS]
+            return _Failure(outcome.code, outcome.message, outcome.decline_class, raw_code)
         case NotSent():
-            return _Failure(outcome.code, outcome.message, DeclineClass.TECH)
+            known = DECLINES.get(outcome.code)
+            return _Failure(outcome.code, outcome.message, known.decline_class if known else DeclineClass.TECH)
         case _:
             return _Failure()
 

@@ -119,11 +119,11 @@ class Statistics:
     by_currency: Sequence[CurrencyFigures]
 
 
-def parse_period(from_text: str | None, to_text: str | None, now: datetime) -> Period:
+def parse_period(from_text: str | None, to_text: str | None, *, now: datetime) -> Period:
     """Return the span between two dates or times; by default the last 30 days, today included.
 
     A date stands for that whole day in UTC, at both ends; a time is the instant itself and needs its offset. Raises
-    `invalid_period` for anything else, an end before the start and more than 366 days.
+    `validation_failed` for anything else, an end before the start and more than 366 days.
     """
     end = _instant("to", to_text, of_date=timedelta(days=1)) if to_text else _midnight(now.date()) + timedelta(days=1)
     if from_text:
@@ -131,9 +131,9 @@ def parse_period(from_text: str | None, to_text: str | None, now: datetime) -> P
     else:
         start = _midnight((end - timedelta(microseconds=1)).date()) - timedelta(days=DEFAULT_DAYS - 1)
     if start >= end:
-        raise _invalid_period("from", "must lie before to")
+        raise _refused("from", "must lie before to")
     if end - start > timedelta(days=MAX_DAYS):
-        raise _invalid_period("from", f"must lie at most {MAX_DAYS} days before to")
+        raise _refused("from", f"must lie at most {MAX_DAYS} days before to")
     return Period(start, end)
 
 
@@ -144,18 +144,18 @@ def _instant(name: str, text: str, *, of_date: timedelta) -> datetime:
             return moment.astimezone(UTC)
     except (ValueError, OverflowError):
         pass
-    raise _invalid_period(name, "must be a date such as 2026-01-31 or a time such as 2026-01-31T12:00:00Z")
+    raise _refused(name, "must be a date such as 2026-01-31 or a time such as 2026-01-31T12:00:00Z")
 
 
 def _midnight(day: date) -> datetime:
     return datetime.combine(day, time.min, UTC)
 
 
-def _invalid_period(field: str, problem: str) -> LoopError:
-    return invalid("invalid_period", f"{field} {problem}.", details=((field, problem),))
+def _refused(field: str, problem: str) -> LoopError:
+    return invalid("validation_failed", f"{field}: {problem}.", details=((field, problem),))
 
 
-def summarize(groups: Sequence[OrderGroup], period: Period, currency: str | None) -> Statistics:
+def summarize(groups: Sequence[OrderGroup], period: Period, *, currency: str | None) -> Statistics:
     """Fold the groups of a period into figures; the chosen currency is the busiest one unless one is named.
 
     Busiest means most orders, since amounts of different currencies do not compare.

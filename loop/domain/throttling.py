@@ -37,7 +37,7 @@ class Throttle:
         tries = self._tries.get(key)
         if tries is None or tries.failures < self._free:
             return 0
-        delay_s = min(MAX_DELAY_S, 2 ** min(tries.failures - self._free, 16))
+        delay_s = min(MAX_DELAY_S, 1 << min(tries.failures - self._free, 16))
         return max(0, math.ceil(delay_s - (now - tries.last_at).total_seconds()))
 
     def begin(self, key: str, now: datetime) -> None:

@@ -131,7 +131,10 @@ class Processor(Protocol):
     credentials_schema: tuple[CredentialField, ...]
 
     async def authorize(self, account: Account, request: AuthorizeRequest, *, key: IdempotencyKey) -> Outcome:
-        """Charge or hold the money; a repeat under the same key settles a doubt."""
+        """Charge or hold the money; a repeat under the same key settles a doubt.
+
+        `NotSent` speaks of this call alone: said of a repeat, it leaves open what became of the call before.
+        """
         ...
 
     async def complete_action(
@@ -147,7 +150,10 @@ class Processor(Protocol):
         ...
 
     async def void(self, account: Account, payment: PaymentReference, *, key: IdempotencyKey) -> Outcome:
-        """Release held money (`Voided`) or cancel an unfinished payment (`Cancelled`)."""
+        """Release held money (`Voided`) or cancel an unfinished payment (`Cancelled`); else say how it stands.
+
+        `NotSent` means that the payment is as it was.
+        """
         ...
 
     async def refund(self, account: Account, request: RefundRequest, *, key: IdempotencyKey) -> RefundOutcome:

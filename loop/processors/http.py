@@ -30,8 +30,6 @@ CONNECTIONS_PER_HOST_MAX = 16
 ANSWER_BYTES_MAX = 16 * 1024
 """How much of a merchant's answer is read."""
 
-ANSWER_HEADERS_MAX = 100
-
 _T = TypeVar("_T")
 
 
@@ -119,10 +117,9 @@ def public_session(allowed_networks: Sequence[IpNetwork]) -> aiohttp.ClientSessi
             socket_factory=checked_socket,
         ),
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"Accept-Encoding": "identity", "User-Agent": "Loop"},
+        headers={"Accept-Encoding": "identity"},
         timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_S),
         auto_decompress=False,
-        max_headers=ANSWER_HEADERS_MAX,
         response_class=_PeerResponse,
     )
 
@@ -184,9 +181,9 @@ class _CheckedResolver(AbstractResolver):
         self._allowed = allowed_networks
 
     async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+        self, host: str, port: int = 0, *family: socket.AddressFamily, **named: socket.AddressFamily
     ) -> list[ResolveResult]:
-        found = await self._resolver.resolve(host, port, family)
+        found = await self._resolver.resolve(host, port, *family, **named)
         for each in found:
             _require_allowed(each["host"], self._allowed)
         return found

@@ -234,7 +234,7 @@ class SandboxProcessor:
         if not isinstance(held, Approved) or held.is_captured:
             return held
         if not 0 < amount.amount_minor <= held.amount_minor or amount.currency != known.request.amount.currency:
-            return _declined("invalid_request", held.reference, "Only what is held can be captured.")
+            return NotSent("invalid_request", "Only what is held can be captured.")
         known.outcome = books.answers[key] = replace(held, is_captured=True, amount_minor=amount.amount_minor)
         books.enter(LedgerEntry("capture", key, known.request.attempt_id, amount))
         return known.outcome

@@ -7,12 +7,13 @@ from datetime import datetime, timedelta
 from sqlalchemy import and_, bindparam, delete, func, select, update
 from sqlalchemy.dialects import postgresql
 
+from loop.config import JOB_LEASE_S
 from loop.storage.columns import UtcTime
 from loop.storage.database import Reader, Session
 from loop.storage.statements import Parameters, Statement, Write, columns_of, field_names, parameters_for
 from loop.storage.tables import Jobs, table
 
-LEASE = timedelta(seconds=30)
+LEASE = timedelta(seconds=JOB_LEASE_S)
 """How long a claim lasts without renewal; a processor call's deadline lies below it."""
 
 _jobs = table(Jobs)
@@ -54,10 +55,11 @@ _DUE = (
     .order_by(_jobs.c.run_at)
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True)
+    .cte("due")  # never IN (SELECT …): Postgres may run that again for each row, and then claims more than the limit
 )
 _CLAIM = Statement(
     update(_jobs)
-    .where(_jobs.c.id.in_(_DUE))
+    .where(_jobs.c.id.in_(select(_DUE.c.id)))
     .values(run_at=bindparam("lease_ends_at", type_=UtcTime), fence=_jobs.c.fence + 1, is_leased=True)
     .returning(*columns_of(_jobs, Job)),
     Job,
@@ -85,7 +87,7 @@ _FREE_LEASES = Write(
 _RUN_SOON = Write(
     update(_jobs)
     .where(_jobs.c.dedupe_key == bindparam("key"), _jobs.c.is_leased.is_(False))
-    .values(run_at=bindparam("now", type_=UtcTime), is_dead=False)
+    .values(run_at=bindparam("now", type_=UtcTime), is_dead=False, failures=0)
 )
 _BY_SUBJECT = Statement(select(*columns_of(_jobs, Job)).where(_jobs.c.subject == bindparam("subject")).limit(100), Job)
 _COUNT = Statement(

@@ -1,15 +1,23 @@
 """Migrations: bring a database's schema to this version's, or say how far it is from it."""
 
+import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine
+from alembic.util import CommandError
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
+
+from loop.domain.errors import configuration, unavailable
+from loop.storage.sqlite import BUSY_TIMEOUT_S, is_away
 
 _POSTGRES_LOCK = 7_461_150
 """An advisory lock, so that two processes that migrate together take turns."""
@@ -34,12 +42,20 @@ def _config() -> Config:
     return config
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection) -> SchemaState:
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_POSTGRES_LOCK})")
     config = _config()
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise configuration(
+            "schema_newer",
+            f"The schema is {_state(connection).current}, which this version does not know: run the version of Loop "
+            "that made it, or a newer one.",
+        ) from error
+    return _state(connection)
 
 
 def _state(connection: Connection) -> SchemaState:
@@ -48,49 +64,60 @@ def _state(connection: Connection) -> SchemaState:
 
 
 async def migrate(database_url: str) -> SchemaState:
-    """Bring the schema to this version's, in one transaction, and return where it stands."""
-    if database_url.startswith("sqlite"):
-        engine = create_engine(_sqlalchemy_url(database_url))
-        try:
-            with engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-                connection.commit()
-            with engine.begin() as connection:
-                _upgrade(connection)
-                return _state(connection)
-        finally:
-            engine.dispose()
-    async_engine = create_async_engine(_sqlalchemy_url(database_url))
-    try:
-        async with async_engine.begin() as async_connection:
-            await async_connection.run_sync(_upgrade)
-            return await async_connection.run_sync(_state)
-    finally:
-        await async_engine.dispose()
+    """Bring the schema to this version's, in one transaction, and return where it stands.
+
+    Raises `unavailable` when the database is away and `schema_newer` when a newer version of Loop made it.
+    """
+    return await _with_connection(database_url, _upgrade)
 
 
 async def schema_state(database_url: str) -> SchemaState:
-    """Return where the schema stands, changing nothing."""
-    if database_url.startswith("sqlite"):
-        if not _file_exists(database_url):
-            return SchemaState(None, ScriptDirectory.from_config(_config()).get_current_head())
-        engine = create_engine(_sqlalchemy_url(database_url))
-        try:
-            with engine.connect() as connection:
-                return _state(connection)
-        finally:
-            engine.dispose()
-    async_engine = create_async_engine(_sqlalchemy_url(database_url))
+    """Return where the schema stands, changing nothing; raises `unavailable` when the database is away."""
+    if database_url.startswith("sqlite") and not _file_exists(database_url):
+        return SchemaState(None, ScriptDirectory.from_config(_config()).get_current_head())
+    return await _with_connection(database_url, _state)
+
+
+async def _with_connection(database_url: str, work: Callable[[Connection], SchemaState]) -> SchemaState:
+    """Run `work` in one transaction on a connection of its own."""
     try:
-        async with async_engine.connect() as async_connection:
-            return await async_connection.run_sync(_state)
+        if database_url.startswith("sqlite"):
+            return _with_sqlite_connection(database_url, work)
+        engine = create_async_engine(database_url.replace("postgresql://", "postgresql+asyncpg://", 1))
+        try:
+            async with engine.begin() as connection:
+                return await connection.run_sync(work)
+        finally:
+            await engine.dispose()
+    except (OSError, OperationalError, InterfaceError, asyncpg.PostgresError) as error:
+        cause = getattr(error, "orig", None)
+        if isinstance(cause, sqlite3.Error) and not is_away(cause):
+            raise
+        raise unavailable(
+            "database_unavailable", "The database did not answer; check DATABASE_URL and the server."
+        ) from error
+
+
+def _with_sqlite_connection(database_url: str, work: Callable[[Connection], SchemaState]) -> SchemaState:
+    engine = create_engine(database_url, connect_args={"timeout": BUSY_TIMEOUT_S})
+    event.listen(engine, "connect", _take_over_transactions)
+    event.listen(engine, "begin", _begin_immediately)
+    try:
+        with engine.begin() as connection:
+            return work(connection)
     finally:
-        await async_engine.dispose()
+        engine.dispose()
+
+
+def _take_over_transactions(connection: sqlite3.Connection, _: object) -> None:
+    """Keep Python's driver from beginning transactions: it leaves DDL outside them, and a kill half of it behind."""
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode=WAL")
+
+
+def _begin_immediately(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _file_exists(database_url: str) -> bool:
     return Path(database_url.removeprefix("sqlite:///")).exists()
-
-
-def _sqlalchemy_url(database_url: str) -> str:
-    return database_url.replace("postgresql://", "postgresql+asyncpg://", 1)

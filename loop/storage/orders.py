@@ -6,17 +6,18 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, func, insert, select, text, update
+from sqlalchemy import ColumnElement, and_, bindparam, exists, func, insert, select, text, update
 
 from loop.domain.attempts import Attempt
 from loop.domain.orders import Order
 from loop.storage.columns import UtcTime
 from loop.storage.database import Reader, Session
 from loop.storage.statements import Parameters, Statement, Write, columns_of, field_names, parameters_for, values_of
-from loop.storage.tables import Orders, PaymentAttempts, table
+from loop.storage.tables import Jobs, Orders, PaymentAttempts, table
 
 _orders = table(Orders)
 _attempts = table(PaymentAttempts)
+_jobs = table(Jobs)
 _ORDER_FIELDS = field_names(Order)
 _MUTABLE = [
     "status", "processor", "processor_order_id", "amount_authorized_minor", "amount_captured_minor",
@@ -49,25 +50,39 @@ _OWNED = and_(_orders.c.id == bindparam("order_id"), _orders.c.merchant_id == bi
 
 _INSERT = Write(insert(_orders).values(parameters_for(_orders, _ORDER_FIELDS)))
 _GET = Statement(select(*columns_of(_orders, Order)).where(_OWNED), Order)
+_FIND = Statement(select(*columns_of(_orders, Order)).where(_orders.c.id == bindparam("order_id")), Order)
 _GET_IN_HAND = Statement(_WITH_LATEST.where(_OWNED), _in_hand)
-_LOCK = Statement(_WITH_LATEST.where(_OWNED).with_for_update(of=_orders), _in_hand)
+_LOCK = Statement(select(*columns_of(_orders, Order)).where(_OWNED).with_for_update(), Order)
+_LATEST = Statement(
+    select(*columns_of(_attempts, Attempt)).where(
+        _attempts.c.order_id == bindparam("order_id"), _attempts.c.number == bindparam("number")
+    ),
+    Attempt,
+)
 _UPDATE = Write(update(_orders).where(_orders.c.id == bindparam("order_id")).values(parameters_for(_orders, _MUTABLE)))
+_HAS_NO_JOB = ~exists().where(
+    _jobs.c.dedupe_key == bindparam("job_key_prefix", type_=_jobs.c.dedupe_key.type) + _attempts.c.id
+)
+"""What is being worked on is left out, so that a batch of such orders does not hide the others."""
 _EXPIRED = Statement(
-    select(*columns_of(_orders, Order))
-    .where(
+    _WITH_LATEST.where(
         text("orders.status IN ('pending', 'requires_action')"),  # literal, as in the partial index
         _orders.c.expires_at <= bindparam("now", type_=UtcTime),
+        _HAS_NO_JOB,
     )
     .order_by(_orders.c.expires_at)
     .limit(bindparam("limit")),
-    Order,
+    _in_hand,
 )
 _STALE = Statement(
-    select(*columns_of(_orders, Order))
-    .where(text("orders.status = 'processing'"), _orders.c.updated_at <= bindparam("before", type_=UtcTime))
+    _WITH_LATEST.where(
+        text("orders.status = 'processing'"),
+        _orders.c.updated_at <= bindparam("before", type_=UtcTime),
+        _HAS_NO_JOB,
+    )
     .order_by(_orders.c.updated_at)
     .limit(bindparam("limit")),
-    Order,
+    _in_hand,
 )
 
 
@@ -86,6 +101,11 @@ async def get(reader: Reader, merchant_id: str, order_id: str) -> Order | None:
     return await reader.first(_GET, {"order_id": order_id, "merchant_id": merchant_id})
 
 
+async def find(reader: Reader, order_id: str) -> Order | None:
+    """Return any merchant's order, or None: for the operator's commands only."""
+    return await reader.first(_FIND, {"order_id": order_id})
+
+
 async def get_in_hand(reader: Reader, merchant_id: str, order_id: str) -> OrderInHand | None:
     """Return a merchant's order with its latest attempt, or None."""
     return await reader.first(_GET_IN_HAND, {"order_id": order_id, "merchant_id": merchant_id})
@@ -93,17 +113,23 @@ async def get_in_hand(reader: Reader, merchant_id: str, order_id: str) -> OrderI
 
 async def lock(session: Session, merchant_id: str, order_id: str) -> OrderInHand | None:
     """Return a merchant's order with its latest attempt, its row locked until the transaction ends."""
-    return await session.first(_LOCK, {"order_id": order_id, "merchant_id": merchant_id})
+    order = await session.first(_LOCK, {"order_id": order_id, "merchant_id": merchant_id})
+    if order is None or order.attempt_count == 0:
+        return None if order is None else OrderInHand(order, None)
+    # A statement of its own: Postgres takes a locked row as it is now, but whatever is joined to it as it was before
+    # the wait for the lock.
+    latest = await session.first(_LATEST, {"order_id": order_id, "number": order.attempt_count})
+    return OrderInHand(order, latest)
 
 
-async def expired(reader: Reader, now: datetime, limit: int) -> Sequence[Order]:
-    """Return unpaid orders whose time is up, of all merchants, oldest first."""
-    return await reader.all(_EXPIRED, {"now": now, "limit": limit})
+async def expired(reader: Reader, now: datetime, *, job_key_prefix: str, limit: int) -> Sequence[OrderInHand]:
+    """Return unpaid orders of all merchants whose time is up, oldest first, unless the attempt has such a job."""
+    return await reader.all(_EXPIRED, {"now": now, "job_key_prefix": job_key_prefix, "limit": limit})
 
 
-async def stale(reader: Reader, before: datetime, limit: int) -> Sequence[Order]:
-    """Return orders in `processing` that nothing has touched since `before`, of all merchants."""
-    return await reader.all(_STALE, {"before": before, "limit": limit})
+async def stale(reader: Reader, before: datetime, *, job_key_prefix: str, limit: int) -> Sequence[OrderInHand]:
+    """Return orders in `processing` that nothing has touched since `before`, unless the attempt has such a job."""
+    return await reader.all(_STALE, {"before": before, "job_key_prefix": job_key_prefix, "limit": limit})
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import asyncpg
 from loop.domain.errors import LoopError, unavailable
 from loop.storage.database import ConstraintError
 from loop.storage.statements import Parameters, Statement, Write
-from loop.telemetry import transaction_is_open
+from loop.telemetry import open_transaction
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -62,6 +62,8 @@ class PostgresSession:
 
     async def run_together(self, writes: Sequence[tuple[Write, Parameters]]) -> list[int]:
         """See `Session.run_together`: one statement whose CTEs are the writes."""
+        if not writes:
+            return []
         text = _joined(tuple(write.for_postgres().text for write, _ in writes))
         arguments = [a for write, parameters in writes for a in write.for_postgres().arguments(parameters)]
         try:
@@ -98,16 +100,14 @@ class PostgresDatabase:
         """See `Database.transaction`."""
         async with self._connection() as connection:
             await connection.execute("BEGIN")
-            token = transaction_is_open.set(True)
             try:
-                yield PostgresSession(connection)
+                with open_transaction():
+                    yield PostgresSession(connection)
             except BaseException:
                 # A connection that is gone or mid-command is closed by the pool, which rolls back as well.
                 if not connection.is_closed():
                     await connection.execute("ROLLBACK")
                 raise
-            finally:
-                transaction_is_open.reset(token)
             await connection.execute("COMMIT")
 
     @asynccontextmanager

@@ -2,14 +2,14 @@
 
 A statement on SQLite takes some ten microseconds and a durable commit takes milliseconds. So statements run at once on
 the event loop's own thread, where handing each to another thread would cost more than the work itself, and only what
-waits - BEGIN against another process, COMMIT with its fsync - runs in the writer's thread. While one group commits,
-the next forms: the first transaction of a group queues for the writer behind all that are waiting, and commits them
-with itself. Nobody is told of success before that commit. Measured in docs/adr/0003.
+waits, COMMIT with its fsync, runs in the writer's thread. While one group commits, the next forms: the first
+transaction of a group queues for the writer behind all that are waiting, and commits them with itself. Nobody is told
+of success before that commit. Measured in docs/adr/0003.
 """
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,12 +20,14 @@ import aiosqlite
 from loop.domain.errors import LoopError, unavailable
 from loop.storage.database import ConstraintError
 from loop.storage.statements import Parameters, Statement, Write
-from loop.telemetry import transaction_is_open
+from loop.telemetry import open_transaction
 
 T = TypeVar("T")
 
 BUSY_TIMEOUT_S = 10.0
-"""How long BEGIN waits for another process that holds the file, such as a CLI command."""
+"""How long a transaction waits to begin while another process holds the file, such as a CLI command."""
+BUSY_PAUSE_S = 0.01
+"""How long it pauses between two tries to begin."""
 READERS = 4
 STATEMENT_CACHE = 256
 
@@ -80,8 +82,25 @@ class SqliteSession:
         return _execute(self._connection, compiled.text, compiled.arguments(parameters)).rowcount
 
 
+_AWAY = frozenset(
+    {
+        sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
+    }
+)  # fmt: skip
+
+
+def _result_of(error: sqlite3.Error) -> int:
+    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & 0xFF
+
+
+def is_away(error: sqlite3.Error) -> bool:
+    """Tell whether SQLite failed for want of its file or disk, and not for what it was asked."""
+    return _result_of(error) in _AWAY
+
+
 def _lost(why: str) -> LoopError:
-    return unavailable("database_unavailable", f"SQLite could not commit ({why}); nothing was changed.")
+    return unavailable("database_unavailable", f"SQLite could not write ({why}); nothing was changed.")
 
 
 def _execute(connection: sqlite3.Connection, text: str, arguments: list[object]) -> sqlite3.Cursor:
@@ -89,6 +108,10 @@ def _execute(connection: sqlite3.Connection, text: str, arguments: list[object])
         return connection.execute(text, arguments)
     except sqlite3.IntegrityError as error:
         raise ConstraintError(str(error)) from error
+    except sqlite3.OperationalError as error:
+        if is_away(error):
+            raise _lost(str(error)) from error
+        raise
 
 
 class SqliteReader:
@@ -105,7 +128,12 @@ class SqliteReader:
     async def all(self, statement: Statement[T], parameters: Parameters) -> list[T]:
         """See `Reader.all`."""
         compiled = statement.for_sqlite()
-        rows = await self._connection.execute_fetchall(compiled.text, compiled.arguments(parameters))
+        try:
+            rows = await self._connection.execute_fetchall(compiled.text, compiled.arguments(parameters))
+        except sqlite3.OperationalError as error:
+            if is_away(error):
+                raise unavailable("database_unavailable", f"SQLite could not read ({error}); try again.") from error
+            raise
         return [statement.row(*compiled.convert(tuple(row))) for row in rows]
 
 
@@ -125,25 +153,24 @@ class SqliteDatabase:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqliteSession]:
         """See `Database.transaction`."""
+        deadline = asyncio.get_running_loop().time() + BUSY_TIMEOUT_S
         async with self._turn:
-            group = await self._join_group()
+            group = await self._join_group(deadline)
             self._writer.execute("SAVEPOINT one")
-            token = transaction_is_open.set(True)
             try:
-                yield SqliteSession(self._writer)
+                with open_transaction():
+                    yield SqliteSession(self._writer)
                 self._writer.execute("RELEASE one")
             except BaseException:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK TO one")
                     self._writer.execute("RELEASE one")
                 raise
-            finally:
-                transaction_is_open.reset(token)
         await asyncio.shield(group.committed)
 
-    async def _join_group(self) -> _Group:
+    async def _join_group(self, deadline: float) -> _Group:
         if self._group is None:
-            await self._begin()
+            await self._begin(deadline)
             self._group = _Group()
             # The commit queues for the turn behind all that wait now: they are its group.
             self._committing = asyncio.create_task(self._commit(self._group))
@@ -151,41 +178,41 @@ class SqliteDatabase:
             raise _lost("an earlier statement failed")
         return self._group
 
-    async def _begin(self) -> None:
-        try:
-            self._writer.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError:
-            await self._in_thread(self._begin_patiently)
-
-    def _begin_patiently(self) -> None:
-        self._writer.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
-        try:
-            self._writer.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            raise unavailable(
-                "database_unavailable", f"SQLite did not let Loop write for {BUSY_TIMEOUT_S:.0f} s; try again."
-            ) from error
-        finally:
-            self._writer.execute("PRAGMA busy_timeout=0")
+    async def _begin(self, deadline: float) -> None:
+        while True:  # until the deadline
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if not is_away(error):
+                    raise
+                is_busy = _result_of(error) == sqlite3.SQLITE_BUSY
+                if not is_busy or asyncio.get_running_loop().time() >= deadline:
+                    raise _lost(str(error)) from error
+            else:
+                return
+            await asyncio.sleep(BUSY_PAUSE_S)
 
     async def _commit(self, group: _Group) -> None:
         async with self._turn:
             self._group = None
+            why = "it was interrupted"
             try:
-                if not self._writer.in_transaction:  # SQLite itself rolled back: a full disk, an I/O error
-                    raise sqlite3.OperationalError("an earlier statement failed")
-                await self._in_thread(self._writer.commit)
-            except sqlite3.Error as error:
                 if self._writer.in_transaction:
-                    self._writer.rollback()
-                group.committed.set_exception(_lost(str(error)))
-                group.committed.exception()  # a group whose members were all cancelled has nobody left to hear it
-            else:
-                group.committed.set_result(None)
+                    await asyncio.get_running_loop().run_in_executor(self._thread, self._writer.commit)
+                    group.committed.set_result(None)
+                else:  # SQLite itself rolled back: a full disk, an I/O error
+                    why = "an earlier statement failed"
+            except sqlite3.Error as error:
+                why = str(error)
+            finally:
+                if not group.committed.done():
+                    self._roll_back()
+                    group.committed.set_exception(_lost(why))
+                    group.committed.exception()  # a group whose members were all cancelled has nobody left to hear it
 
-    async def _in_thread(self, call: Callable[[], object]) -> None:
-        # Shielded: a cancelled caller must not leave the connection in use by the thread and by the next caller.
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, call))
+    def _roll_back(self) -> None:
+        if self._writer.in_transaction:
+            self._writer.rollback()
 
     async def write_at_once(self, writes: Sequence[tuple[Write, Parameters]]) -> list[int]:
         """See `Database.write_at_once`."""
@@ -204,10 +231,17 @@ class SqliteDatabase:
     async def _take_reader(self) -> aiosqlite.Connection:
         if self._readers.empty() and len(self._opened) < READERS:
             opening = aiosqlite.connect(
-                f"file:{self._path}?mode=ro", uri=True, isolation_level=None, cached_statements=STATEMENT_CACHE
+                f"{self._path.absolute().as_uri()}?mode=ro",
+                uri=True,
+                isolation_level=None,
+                cached_statements=STATEMENT_CACHE,
             )
             self._opened.append(opening)
-            return await opening
+            try:
+                return await opening
+            except BaseException:
+                self._opened.remove(opening)
+                raise
         return await self._readers.get()
 
     async def close(self) -> None:

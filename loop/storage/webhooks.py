@@ -195,7 +195,7 @@ _EVENTS = {
 _OF_ORDER = Statement(
     select(*columns_of(_events, Event))
     .where(_events.c.order_id == bindparam("order_id"), _events.c.merchant_id == bindparam("merchant_id"))
-    .order_by(_events.c.id)
+    .order_by(_events.c.created_at, _events.c.id)
     .limit(1000),
     Event,
 )
@@ -203,7 +203,7 @@ _DELIVERIES_OF_ORDER = Statement(
     select(*columns_of(_deliveries, Delivery))
     .select_from(_JOINED)
     .where(_events.c.order_id == bindparam("order_id"), _events.c.merchant_id == bindparam("merchant_id"))
-    .order_by(_events.c.id)
+    .order_by(_events.c.created_at, _events.c.id)
     .limit(1000),
     Delivery,
 )

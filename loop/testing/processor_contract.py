@@ -89,8 +89,8 @@ def new_request(token: str | None, *, is_manual_capture: bool = False) -> Author
     """Return a request for a new attempt of a new order."""
     now = _now()
     return AuthorizeRequest(
-        order_id=make_id(PREFIX_ORDER, now, secrets.token_bytes),
-        attempt_id=make_id(PREFIX_ATTEMPT, now, secrets.token_bytes),
+        order_id=make_id(PREFIX_ORDER, now, random_bytes=secrets.token_bytes),
+        attempt_id=make_id(PREFIX_ATTEMPT, now, random_bytes=secrets.token_bytes),
         amount=AMOUNT,
         is_manual_capture=is_manual_capture,
         payment_method="card",
@@ -109,7 +109,7 @@ def new_key(operation: str) -> IdempotencyKey:
 
 def new_refund(payment: PaymentReference, amount: Money) -> RefundRequest:
     """Return a request for a new refund."""
-    refund_id = make_id(PREFIX_REFUND, _now(), secrets.token_bytes)
+    refund_id = make_id(PREFIX_REFUND, _now(), random_bytes=secrets.token_bytes)
     return RefundRequest(refund_id=refund_id, payment=payment, amount=amount, reason="the parcel was late")
 
 
@@ -419,7 +419,7 @@ class ProcessorContract:
         assert caught.value.code == "missing_signature"
 
     @pytest.mark.parametrize("signature", ["", "nonsense", "t=,v1=", "t=1,v1=é", "é" * 64, "\udcff", "v1=" * 5_000])
-    def test_malformed_signature_is_refused(self, processor: Processor, subject: Subject, signature: str) -> None:
+    def test_malformed_signature_is_refused(self, processor: Processor, subject: Subject, *, signature: str) -> None:
         """Whatever a stranger puts into the header is refused, and never an error of another kind."""
         with pytest.raises(WebhookSignatureError) as caught:
             processor.parse_webhook(
@@ -443,7 +443,7 @@ class ProcessorContract:
             assert caught.value.code == "invalid_signature"
 
     @pytest.mark.parametrize("age_s", [3_600, -3_600])
-    def test_webhook_of_another_time_is_refused(self, processor: Processor, subject: Subject, age_s: int) -> None:
+    def test_webhook_of_another_time_is_refused(self, processor: Processor, subject: Subject, *, age_s: int) -> None:
         """A webhook signed an hour ago, or an hour ahead, is refused."""
         sample, now = subject.webhook, _now()
         if not sample.signs_time:
@@ -454,7 +454,7 @@ class ProcessorContract:
         assert caught.value.code == "invalid_signature"
 
     @pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"null", b"[]", b'"text"', b"{}", b'{"id": 1, "type": 2}'])
-    def test_signed_nonsense_is_a_value_error(self, processor: Processor, subject: Subject, body: bytes) -> None:
+    def test_signed_nonsense_is_a_value_error(self, processor: Processor, subject: Subject, *, body: bytes) -> None:
         """A signature makes no sense of a body that has none."""
         now = _now()
         headers = subject.webhook.sign(body, "whsec_one", now)

@@ -1,6 +1,7 @@
 """The inline runner: claims due jobs inside this process, woken by commits, by the clock and by a bounded nap."""
 
 import asyncio
+from contextlib import suppress
 
 from loop.storage import jobs
 from loop.storage.jobs import Job
@@ -25,6 +26,7 @@ class InlineRunner:
         self._running: set[asyncio.Task[object]] = set()
         self._claimed = 0
         self._is_stopping = False
+        self._claiming = asyncio.Lock()
 
     def start(self, context: Context, job: Job) -> asyncio.Task[object]:
         """See `JobRunner.start`."""
@@ -41,20 +43,24 @@ class InlineRunner:
         """Claim and run jobs until `stop`."""
         while not self._is_stopping:
             self._woken.clear()
-            try:
-                nap_s = await self._claim(context)
-            except Exception:
-                log.exception("jobs.not_claimed")
-                nap_s = NAP_S
-            try:
-                await asyncio.wait_for(self._woken.wait(), nap_s)
-            except TimeoutError:
-                continue
+            async with self._claiming:
+                nap_s = await self._claim_or_nap(context)
+            # Not asyncio.wait_for: up to Python 3.11 it loses a cancellation that comes together with the wake-up.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(nap_s):
+                    await self._woken.wait()
+
+    async def _claim_or_nap(self, context: Context) -> float:
+        try:
+            return await self._claim(context)
+        except Exception:
+            log.exception("jobs.not_claimed")
+            return NAP_S
 
     async def _claim(self, context: Context) -> float:
         """Start what is due and there is room for; return for how many seconds nothing more can be."""
         free = self._concurrency - self._claimed
-        if free <= 0:
+        if free <= 0 or self._is_stopping:
             return NAP_S
         now = context.now()
         async with context.database.reading() as reader:
@@ -62,7 +68,7 @@ class InlineRunner:
         if due_at is None or due_at > now:
             return NAP_S if due_at is None else min(NAP_S, (due_at - now).total_seconds())
         async with context.database.transaction() as session:
-            claimed = await jobs.claim(session, now, free)
+            claimed = await jobs.claim(session, context.now(), free)  # the lease begins after the wait for the writer
         for job in claimed:
             self._claimed += 1
             self.start(context, job).add_done_callback(self._release)
@@ -76,6 +82,8 @@ class InlineRunner:
         """Stop claiming and let running jobs end, for a bounded time."""
         self._is_stopping = True
         self._woken.set()
+        async with self._claiming:  # what is being claimed just now is waited for as well
+            pass
         if self._running:
             _, late = await asyncio.wait(self._running, timeout=SHUTDOWN_S)
             for task in late:

@@ -1,9 +1,10 @@
 """Captures and cancellations: take held money, release it, or end a payment that nobody finished."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from loop.domain.attempts import Attempt, AttemptStatus, Declined, NotSent, Outcome
+from loop.domain.attempts import Attempt, AttemptStatus, Declined, NotSent, Outcome, Unknown
 from loop.domain.errors import LoopError, conflict, invalid, not_found
 from loop.domain.events import EventType
 from loop.domain.money import Money
@@ -15,7 +16,7 @@ from loop.storage.orders import OrderInHand
 from loop.telemetry import get_logger
 from loop.workflows import webhooks
 from loop.workflows.context import Context
-from loop.workflows.payments import asked, finish, leased_job, operation_key, prepare, record, run_now
+from loop.workflows.payments import asked, finish, is_first_call, leased_job, operation_key, prepare, record, run_now
 
 log = get_logger(__name__)
 
@@ -38,7 +39,7 @@ async def capture(
         in_hand = await orders.lock(session, merchant_id, order_id)
         order, attempt = _held(in_hand, Command.CAPTURE)
         amount = order.amount_authorized_minor if amount_minor is None else amount_minor
-        if amount > order.amount_authorized_minor:
+        if not 0 < amount <= order.amount_authorized_minor:
             raise invalid(
                 "capture_exceeds_authorized",
                 f"Only {order.amount_authorized_minor} (in minor units of {order.currency}) is authorized.",
@@ -62,8 +63,11 @@ def _held(in_hand: OrderInHand | None, command: Command) -> tuple[Order, Attempt
     return in_hand.order, in_hand.attempt
 
 
+_KEY_PREFIX = "settle_payment:"
+
+
 def _settle_key(attempt: Attempt) -> str:
-    return f"settle_payment:{attempt.id}"
+    return f"{_KEY_PREFIX}{attempt.id}"
 
 
 async def _insert_alone(session: Session, job: Job) -> None:
@@ -88,15 +92,30 @@ async def run_capture(context: Context, job: Job) -> LoopError | None:
         return None
     context.reached("capture.intent_recorded")
     amount = Money(int(str(job.arguments["amount"])), call.attempt.currency)
-    key = operation_key(call.attempt, "capture")
+    # The job's id makes it the key of this request alone: a later one may ask for another amount.
+    key = operation_key(call.attempt, f"capture:{job.id}")
     outcome = await asked(call.processor.capture(call.account, call.payment, amount=amount, key=key))
     context.reached("capture.called")
-    await record(context, call.attempt, outcome, job=job)
-    return _refusal(outcome, "capture_failed")
+    return await _settle(context, call.attempt, outcome, job, code="capture_failed")
 
 
-def _refusal(outcome: Outcome, code: str) -> LoopError | None:
-    return invalid(code, outcome.message) if isinstance(outcome, Declined | NotSent) else None
+async def _settle(
+    context: Context,
+    attempt: Attempt,
+    outcome: Outcome,
+    job: Job,
+    *,
+    code: str,
+    payload: Mapping[str, object] | None = None,
+) -> LoopError | None:
+    """Record what a processor says to a capture or a cancellation; return the refusal, if it is one."""
+    if isinstance(outcome, NotSent):
+        if is_first_call(job) and not job.arguments.get("isExpiry"):
+            await finish(context, job)  # the payment is as it was
+            return invalid(code, outcome.message)
+        outcome = Unknown(outcome.message)  # an earlier call may have been heard; nobody waits for an expiry
+    await record(context, attempt, outcome, job=job, payload=payload)
+    return invalid(code, outcome.message) if isinstance(outcome, Declined) else None
 
 
 async def cancel(
@@ -152,19 +171,19 @@ async def run_void(context: Context, job: Job) -> LoopError | None:
         await finish(context, job)
         return None
     context.reached("void.intent_recorded")
-    outcome = await asked(call.processor.void(call.account, call.payment, key=operation_key(call.attempt, "void")))
+    key = operation_key(call.attempt, f"void:{job.id}")
+    outcome = await asked(call.processor.void(call.account, call.payment, key=key))
     context.reached("void.called")
     is_expiry = bool(job.arguments.get("isExpiry"))
     payload = {"reason": "expired" if is_expiry else job.arguments.get("reason")}
-    await record(context, call.attempt, outcome, job=job, payload=payload)
-    return _refusal(outcome, "cancel_failed")
+    return await _settle(context, call.attempt, outcome, job, code="cancel_failed", payload=payload)
 
 
 async def expire_due(context: Context) -> int:
     """End orders whose time to be paid is up, a batch at a time; return how many were looked at."""
     async with context.database.reading() as reader:
-        due = await orders.expired(reader, context.now(), EXPIRE_BATCH)
-    for order in due:
+        due = await orders.expired(reader, context.now(), job_key_prefix=_KEY_PREFIX, limit=EXPIRE_BATCH)
+    for order in (found.order for found in due):
         try:
             await cancel(context, order.merchant_id, order.id, reason="expired", wait_s=0, command=Command.EXPIRE)
         except LoopError as error:  # paid or cancelled in the meantime, or being cancelled now

@@ -13,7 +13,6 @@ from loop.domain.api_keys import hash_of, make_api_key, prefix_of
 from loop.domain.endpoint_urls import require_endpoint_url
 from loop.domain.errors import ErrorKind, LoopError, invalid, not_found, unauthenticated
 from loop.domain.ids import PREFIX_API_KEY, PREFIX_MERCHANT, PREFIX_TOKEN_FAMILY
-from loop.domain.throttling import Throttle, address_key
 from loop.storage import merchants, webhooks
 from loop.storage.database import ConstraintError, Reader, Session
 from loop.storage.merchants import ApiKey, Merchant, RefreshToken
@@ -22,6 +21,7 @@ from loop.storage.webhooks import Endpoint
 from loop.telemetry import get_logger
 from loop.workflows.context import Context
 from loop.workflows.passwords import hash_password, is_outdated, verify_password
+from loop.workflows.sign_in_guard import guard_of
 from loop.workflows.tokens import issue_access_token
 from loop.workflows.webhooks import new_endpoint
 
@@ -33,9 +33,6 @@ MAX_API_KEYS: Final = 1000
 
 ALL_SCOPES: Final = ("*",)
 """The only scopes there are: a key may do everything but what needs a person."""
-
-FREE_TRIES_PER_ACCOUNT: Final = 10
-FREE_TRIES_PER_ADDRESS: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,33 +78,6 @@ class NewApiKey:
     expires_at: datetime | None = None
     mode: Literal["live", "test"] = "live"
     scopes: tuple[str, ...] = ALL_SCOPES
-
-
-class SignInGuard:
-    """Slows the guessing of passwords down, per account and per network address; one for each process."""
-
-    def __init__(self) -> None:
-        self._accounts = Throttle(FREE_TRIES_PER_ACCOUNT)
-        self._addresses = Throttle(FREE_TRIES_PER_ADDRESS)
-
-    def begin(self, email: str, address: str, *, now: datetime) -> None:
-        """Count a try; raises `too_many_attempts` when it comes too soon after failed ones."""
-        source = address_key(address)
-        wait_s = max(self._accounts.wait_s(email, now), self._addresses.wait_s(source, now))
-        if wait_s:
-            raise LoopError(
-                ErrorKind.RATE_LIMITED,
-                "too_many_attempts",
-                f"There were too many failed sign-ins; wait {wait_s} seconds.",
-                retry_after_s=wait_s,
-            )
-        self._accounts.begin(email, now)
-        self._addresses.begin(source, now)
-
-    def succeed(self, email: str, address: str) -> None:
-        """Forget the account's failures. The address keeps its own, or one account of one's own would clear them."""
-        self._accounts.forget(email)
-        self._addresses.take_back(address_key(address))
 
 
 async def create(context: Context, new: NewMerchant) -> Profile:
@@ -170,12 +140,13 @@ def _email_exists() -> LoopError:
     )
 
 
-async def login(context: Context, guard: SignInGuard, *, email: str, password: str, address: str) -> SignedIn:
+async def login(context: Context, *, email: str, password: str, address: str) -> SignedIn:
     """Sign a merchant in from a network address.
 
     Raises `invalid_credentials`, the same for an unknown address as for a wrong password, and `too_many_attempts`.
     """
     account = normal_email(email)
+    guard = guard_of(context)
     guard.begin(account, address, now=context.now())
     async with context.database.reading() as reader:
         merchant = await merchants.by_email(reader, account)
@@ -278,7 +249,7 @@ async def update_profile(context: Context, merchant_id: str, change: ProfileChan
         await merchants.update_profile(session, merchant)
         if change.has_webhook_url and endpoint is not None:
             endpoint = replace(endpoint, url=url, updated_at=now)
-            await webhooks.set_url(session, endpoint, url, now)
+            await webhooks.set_url(session, endpoint, url, now=now)
         elif change.has_webhook_url:
             endpoint = new_endpoint(context, merchant_id, url)
             await session.run_together([webhooks.endpoint_insertion(endpoint)])
@@ -289,7 +260,7 @@ async def update_profile(context: Context, merchant_id: str, change: ProfileChan
 async def create_api_key(context: Context, merchant_id: str, new: NewApiKey) -> tuple[ApiKey, str]:
     """Make an API key; the second value is the key itself, which is not kept.
 
-    Raises `validation_error` for an expiry in the past or a scope that does not exist, and `too_many_api_keys`.
+    Raises `validation_failed` for an expiry in the past or a scope that does not exist, and `too_many_api_keys`.
     """
     now = context.now()
     if new.expires_at is not None and new.expires_at <= now:
@@ -321,7 +292,7 @@ async def create_api_key(context: Context, merchant_id: str, new: NewApiKey) -> 
 
 
 def _refused(field_name: str, problem: str) -> LoopError:
-    return invalid("validation_error", f"{field_name} {problem}.", details=((field_name, problem),))
+    return invalid("validation_failed", f"{field_name}: {problem}.", details=((field_name, problem),))
 
 
 async def list_api_keys(context: Context, merchant_id: str) -> list[ApiKey]:
@@ -333,6 +304,6 @@ async def list_api_keys(context: Context, merchant_id: str) -> list[ApiKey]:
 async def revoke_api_key(context: Context, merchant_id: str, key_id: str) -> None:
     """Revoke an API key for good; raises `not_found`."""
     async with context.database.transaction() as session:
-        if not await merchants.revoke_key(session, merchant_id, key_id, context.now()):
+        if not await merchants.revoke_key(session, merchant_id, key_id, now=context.now()):
             raise not_found("API key")
     log.info("api_key.revoked", merchant_id=merchant_id, api_key_id=key_id)

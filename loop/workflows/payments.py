@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from loop.domain import polling
-from loop.domain.attempts import Attempt, AttemptStatus, Outcome, Unknown
+from loop.domain.attempts import LIVE_STATUSES, Attempt, AttemptStatus, NotSent, Outcome, Unknown
 from loop.domain.errors import invalid, not_found
 from loop.domain.events import EventType
 from loop.domain.idempotency import processor_key
@@ -31,6 +31,12 @@ log = get_logger(__name__)
 
 ADVANCE = "advance_payment"
 """The kind of the jobs that charge an attempt, and ask until its outcome is known."""
+
+FIRST_FENCE = 1
+"""The fence of a job that is inserted with its lease; whoever takes it over has a higher one."""
+
+_SETTLED = frozenset(AttemptStatus) - LIVE_STATUSES - {AttemptStatus.AUTHORIZED}
+"""Attempts of which the processor need not be asked any more."""
 
 RESCUE_AFTER = timedelta(minutes=2)
 RESCUE_BATCH = 100
@@ -83,7 +89,7 @@ def leased_job(context: Context, kind: str, subject: str, *, key: str, arguments
         dedupe_key=key,
         lane=kind,
         run_at=now + LEASE,
-        fence=1,
+        fence=FIRST_FENCE,
         failures=0,
         is_leased=True,
         is_dead=False,
@@ -132,9 +138,22 @@ async def _start(context: Context, merchant_id: str, order_id: str, request: Pay
     return OrderInHand(order, attempt), job
 
 
+_KEY_PREFIX = f"{ADVANCE}:"
+
+
 def _advance_job(context: Context, attempt: Attempt) -> Job:
-    key = f"{ADVANCE}:{attempt.id}"
+    key = f"{_KEY_PREFIX}{attempt.id}"
     return leased_job(context, ADVANCE, attempt.order_id, key=key, arguments={"attemptId": attempt.id})
+
+
+def _question(context: Context, attempt: Attempt, run_at: datetime) -> tuple[Write, Parameters]:
+    """Return the write that has an attempt asked about, unless it has its job; whoever claims it is not the first."""
+    return jobs.insertion(replace(_advance_job(context, attempt), run_at=run_at, is_leased=False))
+
+
+def is_first_call(job: Job) -> bool:
+    """Tell whether nobody can have made a job's call before: its own process runs it as soon as it is inserted."""
+    return job.fence == FIRST_FENCE
 
 
 def _candidate(config: ProcessorConfig) -> Candidate:
@@ -216,7 +235,7 @@ async def prepare(context: Context, attempt_id: str) -> Call | None:
     if config is None:
         raise invalid(
             "processor_removed",
-            f"The {attempt.processor} account that took this payment was removed; add it again to go on.",
+            f"The {attempt.processor} account that took this payment was removed; settle it there.",
         )
     payment = PaymentReference(attempt.processor_reference, authorize_request(context, attempt))
     return Call(attempt, context.processors.get(attempt.processor), account_of(context, config), payment)
@@ -224,20 +243,18 @@ async def prepare(context: Context, attempt_id: str) -> Call | None:
 
 async def advance(context: Context, job: Job) -> OrderInHand | None:
     """Charge an attempt, or ask again what became of it, and record the answer."""
-    attempt_id = str(job.arguments["attemptId"])
-    call = await prepare(context, attempt_id)
-    if call is None or call.attempt.status not in (
-        AttemptStatus.SUBMITTING,
-        AttemptStatus.UNKNOWN,
-        AttemptStatus.PENDING,
-    ):
+    call = await prepare(context, str(job.arguments["attemptId"]))
+    if call is None or call.attempt.status in _SETTLED:
         await finish(context, job)
         return None
     attempt = call.attempt
     is_key_alive = context.now() - attempt.created_at < polling.KEY_HORIZON
-    if attempt.status is not AttemptStatus.PENDING and is_key_alive:
+    if attempt.status in (AttemptStatus.SUBMITTING, AttemptStatus.UNKNOWN) and is_key_alive:
         key = operation_key(attempt, "authorize")
         outcome = await asked(call.processor.authorize(call.account, call.payment.request, key=key))
+        if isinstance(outcome, NotSent) and not is_first_call(job):
+            # That this request was not sent says nothing of the earlier one, whose answer was lost.
+            outcome = Unknown(outcome.message)
     else:
         outcome = await asked(call.processor.fetch(call.account, call.payment))
     context.reached("charge.called")
@@ -274,13 +291,8 @@ async def rescue_stale(context: Context) -> int:
     """
     now = context.now()
     async with context.database.reading() as reader:
-        stuck = await orders.stale(reader, now - RESCUE_AFTER, RESCUE_BATCH)
-        in_hand = [await orders.get_in_hand(reader, order.merchant_id, order.id) for order in stuck]
-    writes: Writes = []
-    for found in in_hand:
-        if found is not None and found.attempt is not None and found.order.status is OrderStatus.PROCESSING:
-            job = _advance_job(context, found.attempt)
-            writes.append(jobs.insertion(replace(job, run_at=now, is_leased=False, fence=0)))
+        stuck = await orders.stale(reader, now - RESCUE_AFTER, job_key_prefix=_KEY_PREFIX, limit=RESCUE_BATCH)
+    writes = [_question(context, found.attempt, now) for found in stuck if found.attempt is not None]
     rescued = sum(await context.database.write_at_once(writes)) if writes else 0
     if rescued:
         log.error("payment.rescued", count=rescued)
@@ -316,7 +328,7 @@ async def record(
         now = context.now()
         change = apply_outcome(in_hand.order, current, outcome=outcome, now=now)
         change = _expiring(context, change, now)
-        change, ending = _with_next_question(change, outcome, job, now)
+        change, ending = _with_next_question(context, change, outcome, job, now)
         writes = [
             *([orders.updating(change.order)] if change.order != in_hand.order else []),
             *([attempts.updating(change.attempt)] if change.attempt != current else []),
@@ -354,22 +366,30 @@ def _expiring(context: Context, change: Change, now: datetime) -> Change:
     return change
 
 
-def _with_next_question(change: Change, outcome: Outcome, job: Job | None, now: datetime) -> tuple[Change, Writes]:
-    attempt = change.attempt
-    if attempt.status in (AttemptStatus.UNKNOWN, AttemptStatus.PENDING):
-        asked_again = replace(attempt, asked_count=attempt.asked_count + 1, unclear_since=attempt.unclear_since or now)
-        order = change.order
-        if asked_again.unclear_since is not None and now - asked_again.unclear_since >= polling.ALERT_AFTER:
-            if not order.needs_review:
-                log.error("payment.unclear", order_id=order.id, attempt_id=attempt.id, since=asked_again.unclear_since)
-            order = replace(order, needs_review=True)
-        change = replace(change, attempt=asked_again, order=order)
-        again = now + polling.delay(attempt.asked_count)
-        return change, [jobs.rescheduling(job, again)] if job is not None else []
-    if job is not None and job.kind != ADVANCE and isinstance(outcome, Unknown):
-        again = now + polling.delay(job.failures)
-        return change, [jobs.rescheduling(job, again, failures=job.failures + 1, last_error=outcome.reason)]
-    return change, [jobs.finishing(job)] if job is not None else []
+def _with_next_question(
+    context: Context, change: Change, outcome: Outcome, job: Job | None, now: datetime
+) -> tuple[Change, Writes]:
+    """Return the change with when the processor is asked next, should its answer have left the attempt open."""
+    attempt, order = change.attempt, change.order
+    is_open = attempt.status in (AttemptStatus.UNKNOWN, AttemptStatus.PENDING)
+    is_unanswered = isinstance(outcome, Unknown) and attempt.status not in _SETTLED
+    if not is_open and not is_unanswered:
+        answered = replace(change, attempt=replace(attempt, asked_count=0, unclear_since=None))
+        return answered, [jobs.finishing(job)] if job is not None else []
+    since = attempt.unclear_since or now
+    if now - since >= polling.ALERT_AFTER and not order.needs_review:
+        log.error("payment.unclear", order_id=order.id, attempt_id=attempt.id, since=since)
+        order = replace(order, needs_review=True)
+    again = now + polling.delay(attempt.asked_count)
+    change = replace(
+        change,
+        order=order,
+        attempt=replace(attempt, asked_count=attempt.asked_count + 1, unclear_since=since),
+    )
+    if job is None:
+        return change, [_question(context, attempt, again)]
+    reason = outcome.reason if isinstance(outcome, Unknown) else None
+    return change, [jobs.rescheduling(job, again, last_error=reason)]
 
 
 def _row(context: Context, new: NewTransaction, change: Change, now: datetime) -> Transaction:

@@ -7,10 +7,12 @@ from loop.domain import polling
 from loop.domain.attempts import Attempt
 from loop.domain.errors import LoopError, invalid, not_found, unavailable
 from loop.domain.ids import PREFIX_PROCESSOR_EVENT
+from loop.domain.refunds import RefundStatus
 from loop.processors.base import WebhookEvent, WebhookSignatureError
 from loop.storage import attempts, jobs, processor_configs, processor_events, refunds
 from loop.storage.database import Reader
 from loop.storage.jobs import Job
+from loop.storage.keyring import DecryptionError
 from loop.storage.processor_configs import ProcessorConfig
 from loop.storage.processor_events import ProcessorEvent
 from loop.telemetry import correlation_id, get_logger
@@ -28,7 +30,7 @@ ACCOUNTS_TRIED = 500
 """How many accounts' secrets a shared webhook address tries; an own address per account needs only one."""
 
 MATCH_TRIES = 6
-"""How often an event about a payment that is not known yet is looked at again."""
+"""How often an event is looked at again whose payment is not known yet, or whose refund is not answered about."""
 
 
 async def receive(
@@ -73,8 +75,8 @@ async def _verified(
     refusal: LoopError | None = None
     has_secret = False
     for config in candidates:
-        secret = account_of(context, config).credentials.get("webhookSecret")
-        if not secret:
+        secret = _webhook_secret(context, config)
+        if secret is None:
             continue
         has_secret = True
         try:
@@ -102,6 +104,14 @@ async def _verified(
     raise invalid("invalid_signature", "No account's secret signed this.")
 
 
+def _webhook_secret(context: Context, config: ProcessorConfig) -> str | None:
+    try:
+        return account_of(context, config).credentials.get("webhookSecret") or None
+    except DecryptionError:  # one account's broken row must not close the shared address to the others
+        log.exception("processor_config.unreadable", config_id=config.id)
+        return None
+
+
 async def _candidates(context: Context, processor: str, config_id: str | None) -> list[ProcessorConfig]:
     if processor not in context.processors.names():
         raise not_found("processor")
@@ -127,7 +137,11 @@ async def process(context: Context, job: Job) -> None:
             return
         outcome = "no payment of ours"
     else:
-        outcome = await _ask(context, attempt, event.refund_reference)
+        answer = await _ask(context, attempt, event.refund_reference)
+        if answer is None and job.failures < MATCH_TRIES:
+            await _park(context, job)
+            return
+        outcome = answer or "not answered"
     async with context.database.transaction() as session:
         counts = await session.run_together(
             [processor_events.processed(job.subject, outcome, now=context.now()), jobs.finishing(job)]
@@ -154,7 +168,8 @@ async def _park(context: Context, job: Job) -> None:
         jobs.require_held(counts[0])
 
 
-async def _ask(context: Context, attempt: Attempt, refund_reference: str | None) -> str:
+async def _ask(context: Context, attempt: Attempt, refund_reference: str | None) -> str | None:
+    """Ask the processor and record its answer; None when it gave none and no other job asks on."""
     call = await prepare(context, attempt.id)
     if call is None:
         return "gone"
@@ -164,6 +179,8 @@ async def _ask(context: Context, attempt: Attempt, refund_reference: str | None)
         if row is None:
             return "no refund of ours"
         outcome = await refund_workflow.fetch(call, row)
+        if outcome.status is RefundStatus.UNKNOWN:
+            return None
         changed = await refund_workflow.record(context, row, outcome, job=None)
         return f"refund {changed.status}"
     in_hand = await record(context, attempt, await asked(call.processor.fetch(call.account, call.payment)), job=None)

@@ -1,6 +1,8 @@
 """Refunds: reserve the amount, ask the processor, record what it says, and ask again until it is known."""
 
 from collections.abc import Coroutine
+from dataclasses import replace
+from datetime import datetime
 
 from loop.domain import polling
 from loop.domain.attempts import Attempt, AttemptStatus
@@ -127,9 +129,11 @@ async def record(context: Context, row: Refund, outcome: RefundOutcome, *, job: 
         if in_hand is None or current is None:
             raise not_found("refund")
         change = apply_refund_outcome(in_hand.order, current, outcome=outcome, now=now)
-        writes = _writes(context, in_hand.order, change)
+        ending: list[tuple[Write, Parameters]] = []
         if job is not None:
-            writes.append(_ending(context, change.refund, job))
+            change, end = _with_next_question(change, job, now)
+            ending.append(end)
+        writes = [*_writes(context, in_hand.order, change), *ending]
         if writes:
             counts = await session.run_together(writes)
             if job is not None:
@@ -140,11 +144,18 @@ async def record(context: Context, row: Refund, outcome: RefundOutcome, *, job: 
     return change.refund
 
 
-def _ending(context: Context, refund_row: Refund, job: Job) -> tuple[Write, Parameters]:
-    if refund_row.status in (RefundStatus.SUCCEEDED, RefundStatus.FAILED):
-        return jobs.finishing(job)
-    again = context.now() + polling.delay(job.failures)
-    return jobs.rescheduling(job, again, failures=job.failures + 1)
+def _with_next_question(change: RefundChange, job: Job, now: datetime) -> tuple[RefundChange, tuple[Write, Parameters]]:
+    """Return the change with when the processor is asked next, should its answer have left the refund open."""
+    row, order = change.refund, change.order
+    if row.status in (RefundStatus.SUCCEEDED, RefundStatus.FAILED):
+        return change, jobs.finishing(job)
+    is_unclear = row.status is not RefundStatus.PENDING and now - row.created_at >= polling.ALERT_AFTER
+    if is_unclear and not order.needs_review:
+        log.error("refund.unclear", order_id=order.id, refund_id=row.id, since=row.created_at)
+        order = replace(order, needs_review=True)
+    again = now + polling.delay(row.asked_count)
+    change = replace(change, order=order, refund=replace(row, asked_count=row.asked_count + 1))
+    return change, jobs.rescheduling(job, again, last_error=row.error_message)
 
 
 def _writes(context: Context, before: Order, change: RefundChange) -> list[tuple[Write, Parameters]]:

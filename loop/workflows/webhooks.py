@@ -1,6 +1,6 @@
 """Webhooks out: record what happened beside the change itself, and carry it to the merchant until it arrives."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -83,18 +83,18 @@ async def attempt_delivery(context: Context, job: Job) -> None:
     event_id, _, endpoint_id = job.subject.partition(":")
     async with context.database.reading() as reader:
         dispatch = await webhooks.dispatch(reader, event_id, endpoint_id)
-    if dispatch is None or dispatch.endpoint.url is None or dispatch.delivery.status is not DeliveryStatus.PENDING:
-        async with context.database.transaction() as session:
-            jobs.require_held((await session.run_together([jobs.finishing(job)]))[0])
+    if dispatch is None or dispatch.delivery.status is not DeliveryStatus.PENDING:
+        await _end(context, [jobs.finishing(job)])
+        return
+    if dispatch.endpoint.url is None or not dispatch.endpoint.is_enabled:
+        given_up = replace(dispatch.delivery, status=DeliveryStatus.FAILED, last_error="nobody listens any more")
+        await _end(context, [webhooks.delivery_updating(given_up), jobs.finishing(job)])
         return
     status_code, error = await _post(context, dispatch, dispatch.endpoint.url, job)
     context.reached("delivery.sent")
-    now = context.now()
-    delivery, run_at = _after_try(context, dispatch.delivery, status_code, error, now)
+    delivery, run_at = _after_try(context, dispatch.delivery, status_code, error, context.now())
     ending = jobs.finishing(job) if run_at is None else jobs.rescheduling(job, run_at)
-    async with context.database.transaction() as session:
-        counts = await session.run_together([webhooks.delivery_updating(delivery), ending])
-        jobs.require_held(counts[-1])
+    await _end(context, [webhooks.delivery_updating(delivery), ending])
     log.info(
         "webhook.delivery_tried",
         event_id=event_id,
@@ -103,6 +103,11 @@ async def attempt_delivery(context: Context, job: Job) -> None:
         status_code=status_code,
         attempt=delivery.attempts,
     )
+
+
+async def _end(context: Context, writes: Sequence[tuple[Write, Parameters]]) -> None:
+    async with context.database.transaction() as session:
+        jobs.require_held((await session.run_together(writes))[-1])
 
 
 async def _post(context: Context, dispatch: Dispatch, url: str, job: Job) -> tuple[int | None, str | None]:

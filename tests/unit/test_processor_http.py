@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import ipaddress
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,7 +27,7 @@ from loop.processors.http import (
 )
 from loop.telemetry import open_transaction
 
-LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
+LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -80,7 +81,7 @@ async def test_posts_the_bytes_and_tells_whom_it_reached() -> None:
 async def test_connection_is_kept_and_cookies_are_not() -> None:
     async with merchant() as server, public_session(LOOPBACK) as session:
         for _ in range(3):
-            await post(session, f"http://127.0.0.1:{server.port}/hook")
+            await post(session, f"http://localhost:{server.port}/hook")  # an IP literal would get no cookies anyway
         assert len(server.requests) == 3
         assert len(server.connections) == 1
         assert not any("Cookie" in request.headers for request, _ in server.requests)
@@ -146,9 +147,20 @@ async def test_spelling_that_only_the_resolver_knows_is_refused() -> None:
         assert server.connections == set()
 
 
+async def test_name_is_refused_for_one_private_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def both(_: str, port: int, **_named: object) -> list[tuple[object, ...]]:
+        addresses = ("93.184.215.14", "127.0.0.1")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    async with public_session(()) as session:
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", both)
+        with pytest.raises(AddressRefusedError, match=r"127\.0\.0\.1"):
+            await post(session, "http://shop.example/hook")
+
+
 async def test_only_the_allowed_network_is_allowed() -> None:
     async with merchant() as server, public_session((ipaddress.ip_network("127.0.0.1/32"),)) as session:
-        assert (await post(session, f"http://localhost:{server.port}/")).address == "127.0.0.1"
+        assert (await post(session, f"http://127.0.0.1:{server.port}/")).address == "127.0.0.1"
         with pytest.raises(AddressRefusedError):
             await post(session, f"http://127.0.0.3:{server.port}/")
 

@@ -33,6 +33,7 @@ from loop.testing.stub_psp import StubProcessor
 
 CREATE = "/v1/payment_intents"
 PAY = IdempotencyKey("lpi_pay")
+PRICE = Money(5_000, "USD")
 
 
 def account(secret_key: str = "sk_test_canary") -> Account:  # noqa: S107 - a test's key
@@ -47,7 +48,7 @@ def request(
     token: str | None = "pm_card_visa",  # noqa: S107 - a published test token
     *,
     attempt_id: str = "att_1",
-    amount: Money = Money(5_000, "USD"),
+    amount: Money = PRICE,
     is_manual_capture: bool = False,
 ) -> AuthorizeRequest:
     return AuthorizeRequest(
@@ -157,9 +158,7 @@ async def test_changed_request_under_the_same_key_finds_the_first(
     assert charges(stub) == [5_000]
 
 
-async def test_lookup_turns_pages(
-    stub: StubProcessor, processor: StripeProcessor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_lookup_turns_pages(processor: StripeProcessor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stripe_module, "PAGE_SIZE", 2)
     monkeypatch.setattr(stripe_module, "PAGES_MAX", 3)
     for number in range(7):
@@ -496,9 +495,14 @@ async def test_requests_carry_version_and_key_and_no_telemetry() -> None:
         headers = {"Request-Id": "req_of_another_merchant", "Set-Cookie": "a=1"}
         return web.json_response({"error": {"message": "", "type": "card_error"}}, status=402, headers=headers)
 
-    async with answering(answer) as (url, seen), stripe_at(f"{url}/") as processor:
+    async with (
+        answering(answer) as (url, seen),
+        # By name: a jar would keep no cookies of an IP literal anyway.
+        stripe_at(f"{url.replace('127.0.0.1', 'localhost')}/") as processor,
+    ):
         for number in range(2):
             await processor.authorize(ACCOUNT, request(), key=IdempotencyKey(f"lpi_{number}"))
+    assert len(seen) == 2
     for number, incoming in enumerate(seen):
         assert incoming.path == CREATE
         assert incoming.headers["Idempotency-Key"] == f"lpi_{number}"

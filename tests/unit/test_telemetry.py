@@ -4,8 +4,11 @@ import asyncio
 import json
 import logging
 import logging.handlers
+import os
+import pty
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,36 +27,36 @@ ROOT = Path(__file__).parents[2]
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJtZXJfMSJ9.c2lnbmF0dXJlLWNhbmFyeQ"
 
 CANARIES = {
-    "api key": "sk_live_51CanaryAAAAAAAAAAAAAAAAAAAA",
-    "test key": "sk_test_51CanaryBBBBBBBBBBBBBBBBBBBB",
-    "restricted key": "rk_live_51CanaryCCCCCCCCCCCCCCCCCC",
-    "webhook secret": "whsec_CanaryDDDD+DDDD/DDDDDDDDDDDDDD=",
-    "razorpay key": "rzp_live_CanaryEEEEEE",
+    "api key": "sk_live_51C4naryAAAAAAAAAAAAAAAAAAAA",
+    "test key": "sk_test_51C4naryBBBBBBBBBBBBBBBBBBBB",
+    "restricted key": "rk_live_51C4naryCCCCCCCCCCCCCCCCCC",
+    "webhook secret": "whsec_C4naryDDDD+DDDD/DDDDDDDDDDDDDD=",
+    "razorpay key": "rzp_live_C4naryEEEEEE",
     "token": JWT,
-    "bearer": "Bearer canary-FFFF.FFFF~FFFF",
-    "client secret": "pi_3MtwBwLkdIwHu7ix_secret_CanaryGGGGGGGG",
+    "bearer": "Bearer c4nary-FFFF.FFFF~FFFF",
+    "client secret": "pi_3MtwBwLkdIwHu7ix_secret_C4naryGGGGGGGG",
     "card": "4111111111111111",
     "card with spaces": "5555 5555 5555 4444",
     "card with dashes": "3782-822463-10005",
-    "address": "postgresql://loop:canary-HHHH@db:5432/loop",
-    "redis address": "redis://:canary-IIII@cache/0",
+    "address": "postgresql://loop:c4nary-HHHH@db:5432/loop",
+    "redis address": "redis://:c4nary-IIII@cache/0",
 }
 """Secrets that give themselves away by their look, whatever they are called."""
 
 HELD = {
-    "password": "canary-1",
-    "secretKey": "canary-2",
-    "webhook_secret": "canary-3",
-    "Authorization": "Basic canary-4",
-    "Stripe-Signature": "t=1,v1=canary-5",
-    "X-API-Key": "canary-6",
-    "cvv": "canary-7",
-    "card_cvc": "canary-8",
-    "credentials": {"keyId": "canary-9"},
-    "refresh_token": "canary-10",
-    "Set-Cookie": "session=canary-11",
-    "encryptionKey": "canary-12",
-    "passphrase": ["canary-13"],
+    "password": "c4nary-1",
+    "secretKey": "c4nary-2",
+    "webhook_secret": "c4nary-3",
+    "Authorization": "Basic c4nary-4",
+    "Stripe-Signature": "t=1,v1=c4nary-5",
+    "X-API-Key": "c4nary-6",
+    "cvv": "c4nary-7",
+    "card_cvc": "c4nary-8",
+    "credentials": {"keyId": "c4nary-9"},
+    "refresh_token": "c4nary-10",
+    "Set-Cookie": "session=c4nary-11; id=c4nary-11",
+    "encryptionKey": "c4nary-12",
+    "passphrase": ["c4nary-13"],
 }
 """Secrets that only their names give away."""
 
@@ -85,7 +88,7 @@ def read(path: Path) -> list[dict[str, object]]:
 
 def canaries_in(text: str) -> list[str]:
     """Return which secrets, or telling parts of them, stand in `text`."""
-    parts = ["anary", "c2lnbmF0dXJl", "4111111111111111", "5555 5555", "3782-822463"]
+    parts = ["4nary", "c2lnbmF0dXJl", "4111111111111111", "5555 5555", "3782-822463"]
     return [part for part in parts if part in text]
 
 
@@ -93,7 +96,7 @@ def test_a_line_has_time_level_event_logger_and_fields(log_file: Path) -> None:
     get_logger("loop.workflows.orders").info("order.created", order_id="ord_1", amount_minor=4999, is_test=True, x=None)
     (line,) = read(log_file)
     moment = datetime.fromisoformat(str(line.pop("time")))
-    assert abs((datetime.now(UTC) - moment).total_seconds()) < 60  # noqa: TID251 - the log's clock is the machine's
+    assert abs(log_file.stat().st_mtime - moment.timestamp()) < 60
     assert line == {
         "level": "info",
         "event": "order.created",
@@ -217,8 +220,7 @@ def test_a_secret_is_known_by_its_name(name: str) -> None:
 @pytest.mark.parametrize(
     "around",
     [
-        "{name}={value}",
-        "{name}: {value}",
+        "GET / HTTP/1.1\r\n{name}: {value}\r\nHost: x",
         "{name} = '{value}'",
         '"{name}": "{value}"',
         r"{{\"{name}\": \"{value}\"}}",
@@ -238,9 +240,13 @@ def test_a_secret_is_known_by_its_name(name: str) -> None:
 )
 def test_a_name_gives_a_secret_away_in_text_too(name: str, around: str) -> None:
     redacted = redact_text(around.format(name=name, value=HELD[name]))
-    if not (around[6] in ":=" and around[-1] == "}" and name == "Stripe-Signature"):  # has a comma of its own
-        assert not canaries_in(redacted)
+    assert not canaries_in(redacted)
     assert name in redacted
+
+
+@pytest.mark.parametrize("text", ["password=c4nary&a=1", "a&client_secret=c4nary", "Token: c4nary", "api key = c4nary"])
+def test_a_name_gives_a_bare_word_away(text: str) -> None:
+    assert redact_text(text) == text.replace("c4nary", REDACTED)
 
 
 def test_what_is_no_secret_stays() -> None:
@@ -270,8 +276,19 @@ def test_numbers_keys_bytes_and_unknown_objects_are_looked_into() -> None:
     assert redact(4111111111111111) == REDACTED
     assert redact({"4111111111111111": 1}) == {REDACTED: 1}
     assert redact(b"whsec_abcdefgh") == REDACTED
-    assert not canaries_in(str(redact(Card("4111111111111111", "canary-1"))))
+    assert not canaries_in(str(redact(Card("4111111111111111", "c4nary-1"))))
     assert redact({"key": Secret("canary")}) == {"key": "********"}
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["secret", "token:", "token: {", "token: ([", "token='", "token=a(", "eyJaaaaaa.", "Bearer ", "a://b:", "_secret_"],
+)
+def test_long_hostile_text_takes_linear_time(unit: str) -> None:
+    text = unit * (65_536 // len(unit))
+    started_s = time.perf_counter()
+    redact_text(text)
+    assert time.perf_counter() - started_s < 2  # a twentieth of that, when nothing else runs
 
 
 def test_containers_in_one_another_have_a_bound() -> None:
@@ -282,10 +299,8 @@ def test_containers_in_one_another_have_a_bound() -> None:
 
 def fail_with_them_all() -> None:
     """Raise an exception that names every secret, because of one that does so too."""
-    try:
-        raise ValueError(HELD, list(CANARIES.values()))  # noqa: TRY301 - the cause is what is tested
-    except ValueError as error:
-        raise RuntimeError(f"failed with {json.dumps(CANARIES)} and {json.dumps(HELD)}") from error
+    cause = ValueError(HELD, list(CANARIES.values()))
+    raise RuntimeError(f"failed with {json.dumps(CANARIES)} and {json.dumps(HELD)}") from cause
 
 
 def test_no_canary_reaches_the_log(log_file: Path) -> None:
@@ -306,7 +321,7 @@ def test_no_canary_reaches_the_log(log_file: Path) -> None:
     assert "Traceback" in str(lines[4]["traceback"])
     assert "RuntimeError: failed with" in str(lines[4]["traceback"])
     assert "ValueError" in str(lines[5]["traceback"])
-    assert not canaries_in(text.replace("Canary", "canary")), text
+    assert not canaries_in(text)
 
 
 def test_libraries_write_through_the_same_formatter_but_not_their_noise(log_file: Path) -> None:
@@ -360,6 +375,15 @@ def test_standard_error_that_is_no_terminal_gets_json() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     line = json.loads(done.stderr)
     assert (line["event"], line["c"]) == ("a.b", 1)
+
+
+def test_standard_error_that_is_a_terminal_gets_lines_for_people() -> None:
+    program = "from loop.telemetry import configure, get_logger; configure(); get_logger('loop.x').info('a.b', c=1)"
+    ours, theirs = pty.openpty()
+    subprocess.run([sys.executable, "-c", program], stderr=theirs, check=True, cwd=ROOT)
+    os.close(theirs)
+    assert os.read(ours, 1000).decode().rstrip()[13:] == "info    a.b c=1"
+    os.close(ours)
 
 
 def test_configuring_again_does_not_double_the_lines(log_file: Path) -> None:

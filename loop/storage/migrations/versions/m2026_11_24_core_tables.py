@@ -71,7 +71,7 @@ def _create_idempotency_keys() -> None:
 def _create_jobs() -> None:
     op.create_table(
         "jobs",
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("id", sa.String(length=100), nullable=False),
         sa.Column("kind", sa.String(length=40), nullable=False),
         sa.Column("subject", sa.String(length=120), nullable=False),
         sa.Column("arguments", sa.Text(), nullable=False),
@@ -79,7 +79,7 @@ def _create_jobs() -> None:
         sa.Column("lane", sa.String(length=80), nullable=False),
         sa.Column("run_at", UtcTime(), nullable=False),
         sa.Column("fence", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("attempts", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("failures", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("is_leased", sa.Boolean(), nullable=False),
         sa.Column("is_dead", sa.Boolean(), nullable=False),
         sa.Column("last_error", sa.Text(), nullable=True),
@@ -92,8 +92,8 @@ def _create_jobs() -> None:
         "jobs",
         ["run_at"],
         unique=False,
-        sqlite_where=sa.text("is_dead = 0"),
-        postgresql_where=sa.text("NOT is_dead"),
+        sqlite_where=sa.text("is_dead IS 0"),
+        postgresql_where=sa.text("is_dead IS false"),
     )
     op.create_index("uq_jobs_dedupe_key", "jobs", ["dedupe_key"], unique=True)
 

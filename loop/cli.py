@@ -1,0 +1,421 @@
+"""The commands: parse, call one workflow or read, print. Heavy imports wait until a command needs them."""
+
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from loop.domain.errors import ErrorKind, LoopError, invalid, not_found
+
+if TYPE_CHECKING:
+    from loop.config import Settings
+    from loop.storage.merchants import Merchant
+    from loop.workflows.context import Context
+
+T = TypeVar("T")
+
+EXIT_CODES: dict[ErrorKind, int] = {
+    ErrorKind.INVALID: 3,
+    ErrorKind.TOO_LARGE: 3,
+    ErrorKind.UNAUTHENTICATED: 4,
+    ErrorKind.FORBIDDEN: 4,
+    ErrorKind.NOT_FOUND: 5,
+    ErrorKind.CONFLICT: 6,
+    ErrorKind.RATE_LIMITED: 7,
+    ErrorKind.UNAVAILABLE: 8,
+    ErrorKind.CONFIGURATION: 9,
+}
+"""What kind of error ends a command with which code; 2 is a mistyped command, 1 a mistake of Loop's own."""
+
+LIST_LIMIT = 1000
+PIPE_WIDTH = 240
+"""Columns of a table that is not printed on a terminal."""
+
+app = typer.Typer(
+    name="loop",
+    help="Loop routes payments: one program for the API, the jobs and the pages.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+merchant_app = typer.Typer(help="Who sells through this Loop.", no_args_is_help=True)
+key_app = typer.Typer(help="The keys with which merchants' shops call the API.", no_args_is_help=True)
+processor_app = typer.Typer(help="Merchants' accounts at payment processors.", no_args_is_help=True)
+order_app = typer.Typer(help="Orders and what became of them.", no_args_is_help=True)
+app.add_typer(merchant_app, name="merchant")
+app.add_typer(key_app, name="api-key")
+app.add_typer(processor_app, name="processor")
+app.add_typer(order_app, name="order")
+
+_flags: dict[str, object] = {}
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+MerchantArgument = Annotated[str, typer.Argument(help="The merchant's id or e-mail address.", metavar="MERCHANT")]
+
+
+def main() -> None:
+    """Run the command line; an expected error is one line and an exit code of its kind."""
+    try:
+        app()
+    except LoopError as error:
+        typer.echo(f"{error.code}: {error.message}", err=True)
+        for field, problem in error.details:
+            typer.echo(f"  {field}: {problem}", err=True)
+        sys.exit(EXIT_CODES[error.kind])
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@app.callback()
+def _options(
+    config: Annotated[Path | None, typer.Option(help="The TOML file with the settings.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the SQLite file and the secrets are.")] = None,
+) -> None:
+    _flags.update(config=config, data_dir=data_dir)
+
+
+def _settings(**flags: object) -> "Settings":
+    from loop.config import load
+
+    return load({name: value for name, value in {**_flags, **flags}.items() if value is not None})
+
+
+def _run(work: Callable[["Context"], Awaitable[T]]) -> T:
+    """Open the database, do one piece of work and end."""
+    import asyncio
+
+    from loop.runtime import opened
+    from loop.telemetry import configure
+
+    settings = _settings()
+    configure(level="warning", log_format=settings.log_format)
+
+    async def do() -> T:
+        async with opened(settings) as context:
+            return await work(context)
+
+    return asyncio.run(do())
+
+
+def _print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str, ensure_ascii=False))
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column == "amount" else "left", no_wrap=column != "details")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    # Ids must come out whole, to be copied: a pipe gets a wide table, a narrow terminal scrolls or wraps it.
+    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, soft_wrap=True).print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="milliseconds").replace("+00:00", "Z")
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={_cell(each)}" for name, each in value.items() if each not in (None, []))
+    if isinstance(value, list):
+        return "; ".join(str(each) for each in value)
+    return str(value)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as installed_version
+
+    typer.echo(installed_version("loop"))
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+) -> None:
+    """Run the API, the jobs and the pages, until Ctrl-C or SIGTERM."""
+    import asyncio
+    import signal
+
+    import uvloop
+
+    from loop.runtime import running
+    from loop.telemetry import configure
+
+    settings = _settings(host=host, port=port)
+    configure(level=settings.log_level, log_format=settings.log_format, log_file=settings.log_file)
+
+    async def until_told() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        async with running(settings) as serving:
+            _say_where(settings, serving.url)
+            await stop.wait()
+
+    uvloop.run(until_told())
+
+
+def _say_where(settings: "Settings", url: str) -> None:
+    where = settings.sqlite_path or settings.database_url.rpartition("@")[2]
+    typer.echo(f"Loop serves {url}", err=True)
+    typer.echo(f"  database   {where}", err=True)
+    if settings.is_sqlite:
+        typer.echo(f"  data       {settings.data_dir} (secrets.toml there is worth a backup)", err=True)
+    typer.echo("  next       loop merchant create --name 'My shop' --email me@example.com", err=True)
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave it serving, and print what to try.")] = False,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; a free one without it.")] = None,
+) -> None:
+    """Watch orders go through: charged by a stand-in Stripe, told to a shop, the two ledgers compared."""
+    from loop.cli_demo import run_demo
+
+    raise typer.Exit(run_demo(keep=keep, port=port))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's schema to this version's."""
+    import asyncio
+
+    from loop.storage.migrate import migrate as bring
+
+    state = asyncio.run(bring(_settings().database_url))
+    typer.echo(f"The schema is {state.current}.")
+
+
+def _secret_from_outside(variable: str, prompt: str) -> str | None:
+    """Return a secret from the environment, from a pipe, or from a hidden prompt; never from an argument."""
+    if value := os.environ.get(variable):
+        return value
+    if not sys.stdin.isatty():
+        return None
+    return str(typer.prompt(prompt, hide_input=True))
+
+
+async def _merchant(context: "Context", id_or_email: str) -> "Merchant":
+    from loop.storage import merchants
+
+    async with context.database.reading() as reader:
+        found = await merchants.get(reader, id_or_email) or await merchants.by_email(reader, id_or_email.lower())
+    if found is None:
+        raise not_found("merchant")
+    return found
+
+
+@merchant_app.command("create")
+def create_merchant(
+    name: Annotated[str, typer.Option(help="What customers know the shop by.")],
+    email: Annotated[str, typer.Option(help="The address to sign in with.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Make a merchant with a first API key.
+
+    The password comes from LOOP_MERCHANT_PASSWORD or a line on standard input; without either one is made up and
+    shown once.
+
+    Example: loop merchant create --name 'My shop' --email me@example.com
+    """
+    import secrets
+
+    from loop.workflows import merchants
+
+    given = os.environ.get("LOOP_MERCHANT_PASSWORD") or ("" if sys.stdin.isatty() else sys.stdin.readline().strip())
+    password = given or secrets.token_urlsafe(18)
+
+    async def work(context: "Context") -> "tuple[Merchant, str]":
+        profile = await merchants.create(context, merchants.NewMerchant(name, email, password))
+        _, key = await merchants.create_api_key(
+            context, profile.merchant.id, merchants.NewApiKey("first key", mode="test")
+        )
+        return profile.merchant, key
+
+    merchant, key = _run(work)
+    shown = {"id": merchant.id, "email": merchant.email, "apiKey": key}
+    if not given:
+        shown["password"] = password
+    if as_json:
+        typer.echo(json.dumps(shown))
+        return
+    for label, value in shown.items():
+        typer.echo(f"{label:10}{value}")
+    typer.echo("Keep the key (and the password): they are shown this once.", err=True)
+
+
+@merchant_app.command("list")
+def list_merchants(*, as_json: AsJson = False) -> None:
+    """List the merchants."""
+    from loop.storage import merchants
+
+    async def work(context: "Context") -> "list[Merchant]":
+        async with context.database.reading() as reader:
+            return await merchants.list_all(reader, LIST_LIMIT)
+
+    rows = [(m.id, m.name, m.email, m.created_at) for m in _run(work)]
+    _print_rows(("id", "name", "email", "createdAt"), rows, as_json=as_json)
+
+
+@key_app.command("create")
+def create_key(
+    merchant: MerchantArgument,
+    name: Annotated[str, typer.Option(help="What the key is for.")],
+    mode: Annotated[str, typer.Option(help="test or live.")] = "test",
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Make an API key and show it this once."""
+    from loop.workflows import merchants
+
+    if mode not in {"test", "live"}:
+        raise invalid("invalid_mode", "The mode is test or live.")
+
+    async def work(context: "Context") -> tuple[Any, str]:
+        owner = await _merchant(context, merchant)
+        new = merchants.NewApiKey(name, mode="live" if mode == "live" else "test")
+        return await merchants.create_api_key(context, owner.id, new)
+
+    key, secret = _run(work)
+    typer.echo(json.dumps({"id": key.id, "secret": secret}) if as_json else secret)
+
+
+@key_app.command("list")
+def list_keys(merchant: MerchantArgument, *, as_json: AsJson = False) -> None:
+    """List a merchant's API keys; the keys themselves are not kept."""
+    from loop.workflows import merchants
+
+    async def work(context: "Context") -> list[Any]:
+        return await merchants.list_api_keys(context, (await _merchant(context, merchant)).id)
+
+    rows = [(k.id, k.name, k.prefix, k.mode, k.last_used_at, k.expires_at) for k in _run(work)]
+    _print_rows(("id", "name", "prefix", "mode", "lastUsedAt", "expiresAt"), rows, as_json=as_json)
+
+
+@key_app.command("revoke")
+def revoke_key(
+    merchant: MerchantArgument, key_id: Annotated[str, typer.Argument(help="The key's id, from the list.")]
+) -> None:
+    """Revoke an API key for good; a running Loop stops accepting it within five seconds."""
+    from loop.workflows import merchants
+
+    async def work(context: "Context") -> None:
+        await merchants.revoke_api_key(context, (await _merchant(context, merchant)).id, key_id)
+
+    _run(work)
+    typer.echo(f"{key_id} is revoked.")
+
+
+def _credentials(context: "Context", processor: str) -> dict[str, str]:
+    """Read credentials: one JSON object from a pipe, else each field from its variable or a hidden prompt."""
+    schema = context.processors.credentials_schema(processor)
+    named = {each.name: os.environ.get(_variable(processor, each.name), "") for each in schema}
+    if schema and not any(named.values()) and not sys.stdin.isatty():
+        text = sys.stdin.read().strip()
+        if not text and not any(each.is_required for each in schema):
+            return {}
+        try:
+            given = json.loads(text)
+        except ValueError:
+            given = None
+        if not isinstance(given, dict):
+            expected = ", ".join(each.name for each in schema)
+            raise invalid("invalid_credentials", f"Pipe in one JSON object with: {expected}.")
+        return {str(name): str(value) for name, value in given.items()}
+    for each in schema:
+        if not named[each.name] and sys.stdin.isatty():
+            named[each.name] = str(typer.prompt(each.label, hide_input=each.is_secret, default="", show_default=False))
+    return {name: value for name, value in named.items() if value}
+
+
+def _variable(processor: str, field: str) -> str:
+    words = "".join(f"_{letter}" if letter.isupper() else letter for letter in field)
+    return f"LOOP_{processor}_{words}".upper()
+
+
+@processor_app.command("set")
+def set_processor(
+    merchant: MerchantArgument,
+    processor: Annotated[str, typer.Argument(help="Such as sandbox or stripe.")],
+    priority: Annotated[int, typer.Option(min=1, max=100, help="1 comes first.")] = 1,
+    live: Annotated[bool, typer.Option("--live/--test", help="Whether the account moves real money.")] = False,
+    enabled: Annotated[bool, typer.Option("--enabled/--disabled", help="Whether it takes orders.")] = True,
+) -> None:
+    """Store a merchant's credentials for a processor, encrypted.
+
+    They come as one JSON object on standard input, or from variables such as LOOP_STRIPE_SECRET_KEY, or are asked for.
+
+    Example: loop processor set me@example.com sandbox < /dev/null
+    """
+    from loop.workflows import processor_configs
+    from loop.workflows.processor_configs import ConfigChange
+
+    async def work(context: "Context") -> Any:  # noqa: ANN401 - a row, printed below
+        owner = await _merchant(context, merchant)
+        change = ConfigChange(is_enabled=enabled, priority=priority, is_test_mode=not live)
+        credentials = _credentials(context, processor)
+        return await processor_configs.put(context, owner.id, processor, credentials=credentials, change=change)
+
+    config = _run(work)
+    typer.echo(f"{config.processor} is set ({config.id}).")
+
+
+@processor_app.command("list")
+def list_processors(merchant: MerchantArgument, *, as_json: AsJson = False) -> None:
+    """List a merchant's processors, without their credentials."""
+    from loop.workflows import processor_configs
+
+    async def work(context: "Context") -> list[Any]:
+        return await processor_configs.list_all(context, (await _merchant(context, merchant)).id)
+
+    rows = [(c.id, c.processor, c.is_enabled, c.priority, c.is_test_mode) for c in _run(work)]
+    _print_rows(("id", "processor", "enabled", "priority", "testMode"), rows, as_json=as_json)
+
+
+@order_app.command("list")
+def list_orders(
+    merchant: MerchantArgument,
+    status: Annotated[str | None, typer.Option(help="Only orders of this status.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=LIST_LIMIT, help="At most so many.")] = 50,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """List a merchant's orders, newest first."""
+    from loop.storage import orders
+
+    async def work(context: "Context") -> list[Any]:
+        owner = await _merchant(context, merchant)
+        async with context.database.reading() as reader:
+            return await orders.list_after(
+                reader, owner.id, orders.OrderFilter(status=status), before_id=None, limit=limit
+            )
+
+    rows = [(o.id, o.external_id, str(o.amount), str(o.status), o.processor, o.created_at) for o in _run(work)]
+    _print_rows(("id", "externalId", "amount", "status", "processor", "createdAt"), rows, as_json=as_json)
+
+
+@order_app.command("show")
+def show_order(order_id: str, *, as_json: AsJson = False) -> None:
+    """Show what became of an order: attempts and why they were routed so, money, events and deliveries."""
+    from loop.workflows import timeline
+
+    async def work(context: "Context") -> Any:  # noqa: ANN401 - printed below
+        return await timeline.find(context, order_id)
+
+    order, entries = _run(work)
+    if not as_json:
+        typer.echo(f"{order.id}  {order.amount}  {order.status}")
+    rows = [(entry.at, entry.kind, entry.title, dict(entry.details)) for entry in entries]
+    _print_rows(("at", "kind", "what", "details"), rows, as_json=as_json)

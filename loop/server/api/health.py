@@ -1,0 +1,43 @@
+"""Health: whether this process runs, and whether it can serve."""
+
+import asyncio
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from loop.domain.errors import LoopError, unavailable
+from loop.server.request import context_of, json_response, time_text
+from loop.storage import jobs
+from loop.telemetry import correlation_id, get_logger
+
+log = get_logger(__name__)
+
+READY_WITHIN_S: Final = 2.0
+
+
+async def health(request: Request) -> Response:
+    """Say that this process answers; it looks at nothing else."""
+    return json_response(_alive(request))
+
+
+async def ready(request: Request) -> Response:
+    """Say whether the database answers in time; else 503."""
+    try:
+        async with asyncio.timeout(READY_WITHIN_S), context_of(request).database.reading() as reader:
+            await jobs.next_due(reader)
+    except (LoopError, TimeoutError) as error:
+        log.warning("health.not_ready", error=repr(error))
+        raise unavailable("not_ready", f"The database did not answer within {READY_WITHIN_S:g} seconds.") from error
+    return json_response({**_alive(request), "checks": {"database": "ok"}})
+
+
+def _alive(request: Request) -> dict[str, object]:
+    return {"status": "ok", "timestamp": time_text(context_of(request).now()), "correlationId": correlation_id()}
+
+
+routes = [
+    Route("/health", health, methods=["GET"]),
+    Route("/health/ready", ready, methods=["GET"]),
+]

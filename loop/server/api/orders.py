@@ -1,0 +1,282 @@
+"""Orders: create, list, read, pay, capture, cancel, and what happened to one."""
+
+from datetime import datetime, timedelta
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, Field
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from loop.domain.errors import not_found
+from loop.domain.money import Money
+from loop.domain.orders import Order, OrderStatus
+from loop.domain.transactions import Transaction
+from loop.server.auth import authenticate
+from loop.server.idempotency import create_once, keyed_request, once
+from loop.server.request import (
+    Amount,
+    Body,
+    Currency,
+    Email,
+    Text255,
+    Time,
+    WebUrl,
+    context_of,
+    cursor_of,
+    json_response,
+    parse,
+    path_id,
+    query_of,
+    read_json,
+    time_text,
+    validation_failed,
+)
+from loop.server.shapes import order_filter_of, order_json, payment_json
+from loop.storage import orders as order_rows
+from loop.storage import transactions as transaction_rows
+from loop.workflows import captures, orders, payments, timeline
+from loop.workflows.context import Context
+from loop.workflows.orders import NewOrder
+from loop.workflows.payments import PayRequest
+
+WAIT_S: Final = 10
+MAX_WAIT_S: Final = 30
+MAX_EXPIRY: Final = timedelta(days=366)
+
+Wait = Annotated[int, Field(ge=0, le=MAX_WAIT_S)]
+"""Whole seconds that an answer may wait for the processor."""
+
+Country = Annotated[str, Field(pattern=r"^[A-Za-z]{2}$"), AfterValidator(str.upper)]
+PAID: Final = frozenset({OrderStatus.CAPTURED, OrderStatus.PARTIALLY_REFUNDED, OrderStatus.REFUNDED})
+
+
+class CreateOrder(Body):
+    """The body of `POST /v1/orders`."""
+
+    amount: Amount
+    currency: Currency = "USD"
+    external_id: Text255 | None = None
+    customer_id: Text255 | None = None
+    customer_email: Email | None = None
+    description: Annotated[str, Field(max_length=1000)] | None = None
+    metadata: dict[str, object] | None = None
+    return_url: WebUrl | None = None
+    cancel_url: WebUrl | None = None
+    capture_method: Literal["automatic", "manual"] = "automatic"
+    country: Country | None = None
+    expires_at: Time | None = None
+
+
+class PaymentMethod(Body):
+    """How the customer pays; `token` is the processor's own name for the card, never the card."""
+
+    type: Literal["card", "upi", "netbanking", "wallet"]
+    token: Text255 | None = None
+
+
+class PayOrder(Body):
+    """The body of `POST /v1/orders/:id/pay`; `wait` in seconds."""
+
+    processor: Annotated[str, Field(min_length=1, max_length=40)] | None = None
+    payment_method: PaymentMethod | None = None
+    return_url: WebUrl | None = None
+    retry: bool = False
+    wait: Wait = WAIT_S
+
+
+class CaptureOrder(Body):
+    """The body of `POST /v1/orders/:id/capture`; without an amount all that is authorized is taken."""
+
+    amount: Amount | None = None
+
+
+class CancelOrder(Body):
+    """The body of `POST /v1/orders/:id/cancel`."""
+
+    reason: Annotated[str, Field(max_length=500)] | None = None
+
+
+async def create(request: Request) -> Response:
+    """Create an order; under an Idempotency-Key only once."""
+    caller = await authenticate(request)
+    content = await read_json(request)
+    wanted = parse(CreateOrder, content)
+    context = context_of(request)
+    _require_future(context, wanted.expires_at)
+    order, writes = orders.creating(context, caller.merchant_id, _new_order(wanted))
+    keyed = keyed_request(request, caller.merchant_id, content)
+    return await create_once(request, keyed, writes=writes, content=order_json(order))
+
+
+def _require_future(context: Context, expires_at: datetime | None) -> None:
+    if expires_at is None:
+        return
+    now = context.now()
+    if not now < expires_at <= now + MAX_EXPIRY:
+        raise validation_failed(("expiresAt", f"must be a time within the next {MAX_EXPIRY.days} days"))
+
+
+def _new_order(wanted: CreateOrder) -> NewOrder:
+    return NewOrder(
+        amount=Money(wanted.amount, wanted.currency),
+        external_id=wanted.external_id,
+        customer_id=wanted.customer_id,
+        customer_email=wanted.customer_email,
+        description=wanted.description,
+        metadata=wanted.metadata,
+        return_url=wanted.return_url,
+        cancel_url=wanted.cancel_url,
+        is_manual_capture=wanted.capture_method == "manual",
+        country=wanted.country,
+        expires_at=wanted.expires_at,
+    )
+
+
+async def list_orders(request: Request) -> Response:
+    """List a merchant's orders, newest first, from a cursor on."""
+    caller = await authenticate(request)
+    cursor = cursor_of(request)
+    order_filter = order_filter_of(query_of(request))
+    async with context_of(request).database.reading() as reader:
+        found = await order_rows.list_after(
+            reader, caller.merchant_id, order_filter, before_id=cursor.before_id, limit=cursor.limit + 1
+        )
+    page = found[: cursor.limit]
+    has_more = len(found) > len(page)
+    return json_response(
+        {
+            "data": [order_json(order) for order in page],
+            "hasMore": has_more,
+            "nextCursor": page[-1].id if has_more else None,
+        }
+    )
+
+
+async def get(request: Request) -> Response:
+    """Answer one order."""
+    caller = await authenticate(request)
+    order_id = path_id(request, "order_id", noun="order")
+    return json_response(order_json(await orders.get(context_of(request), caller.merchant_id, order_id)))
+
+
+async def pay(request: Request) -> Response:
+    """Start a payment and answer what is true of it after `wait` seconds at most."""
+    caller = await authenticate(request)
+    order_id = path_id(request, "order_id", noun="order")
+    content = await read_json(request)
+    wanted = parse(PayOrder, content)
+    method = wanted.payment_method
+    pay_request = PayRequest(
+        payment_method="card" if method is None else method.type,
+        token=None if method is None else method.token,
+        processor=wanted.processor,
+        is_retry=wanted.retry,
+        return_url=wanted.return_url,
+    )
+    context = context_of(request)
+
+    async def run(began_at: datetime | None) -> Response:
+        if began_at is not None:
+            in_hand = await orders.get_in_hand(context, caller.merchant_id, order_id)
+            if in_hand.attempt is not None and in_hand.attempt.created_at >= began_at:
+                return json_response(payment_json(in_hand))
+        paid = await payments.pay(context, caller.merchant_id, order_id, request=pay_request, wait_s=wanted.wait)
+        return json_response(payment_json(paid))
+
+    return await once(request, caller.merchant_id, content=content, operation=run)
+
+
+async def capture(request: Request) -> Response:
+    """Take an authorized order's money."""
+    caller = await authenticate(request)
+    order_id = path_id(request, "order_id", noun="order")
+    content = await read_json(request)
+    wanted = parse(CaptureOrder, content)
+    context = context_of(request)
+
+    async def run(began_at: datetime | None) -> Response:
+        order = await _order_if(context, caller.merchant_id, order_id, began_at=began_at, statuses=PAID)
+        if order is None:
+            order = await captures.capture(
+                context, caller.merchant_id, order_id, amount_minor=wanted.amount, wait_s=WAIT_S
+            )
+        return json_response(order_json(order))
+
+    return await once(request, caller.merchant_id, content=content, operation=run)
+
+
+async def cancel(request: Request) -> Response:
+    """Cancel an order, at the processor first."""
+    caller = await authenticate(request)
+    order_id = path_id(request, "order_id", noun="order")
+    content = await read_json(request)
+    wanted = parse(CancelOrder, content)
+    context = context_of(request)
+
+    async def run(began_at: datetime | None) -> Response:
+        ended = frozenset({OrderStatus.CANCELLED})
+        order = await _order_if(context, caller.merchant_id, order_id, began_at=began_at, statuses=ended)
+        if order is None:
+            order = await captures.cancel(context, caller.merchant_id, order_id, reason=wanted.reason, wait_s=WAIT_S)
+        return json_response(order_json(order))
+
+    return await once(request, caller.merchant_id, content=content, operation=run)
+
+
+async def _order_if(
+    context: Context, merchant_id: str, order_id: str, *, began_at: datetime | None, statuses: frozenset[OrderStatus]
+) -> Order | None:
+    """Return the order if an earlier run of the request has already brought it where it was to go."""
+    if began_at is None:
+        return None
+    order = await orders.get(context, merchant_id, order_id)
+    return order if order.status in statuses and order.updated_at >= began_at else None
+
+
+async def list_transactions(request: Request) -> Response:
+    """List an order's money movements, newest first."""
+    caller = await authenticate(request)
+    order_id = path_id(request, "order_id", noun="order")
+    async with context_of(request).database.reading() as reader:
+        if await order_rows.get(reader, caller.merchant_id, order_id) is None:
+            raise not_found("order")
+        found = await transaction_rows.of_order(reader, caller.merchant_id, order_id)
+    return json_response([_transaction_json(transaction) for transaction in found])
+
+
+def _transaction_json(transaction: Transaction) -> dict[str, object]:
+    return {
+        "id": transaction.id,
+        "orderId": transaction.order_id,
+        "type": transaction.type,
+        "amount": transaction.amount_minor,
+        "status": transaction.status,
+        "processor": transaction.processor,
+        "processorTransactionId": transaction.processor_transaction_id,
+        "errorCode": transaction.error_code,
+        "errorMessage": transaction.error_message,
+        "createdAt": time_text(transaction.created_at),
+    }
+
+
+async def get_timeline(request: Request) -> Response:
+    """List everything that happened to an order, in time order."""
+    caller = await authenticate(request)
+    order_id = path_id(request, "order_id", noun="order")
+    _, entries = await timeline.of_order(context_of(request), caller.merchant_id, order_id)
+    return json_response(
+        [{"at": time_text(e.at), "kind": e.kind, "title": e.title, "details": e.details} for e in entries]
+    )
+
+
+routes = [
+    Route("/v1/orders", create, methods=["POST"]),
+    Route("/v1/orders/{order_id}", get, methods=["GET"]),
+    Route("/v1/orders/{order_id}/pay", pay, methods=["POST"]),
+    Route("/v1/orders", list_orders, methods=["GET"]),
+    Route("/v1/orders/{order_id}/capture", capture, methods=["POST"]),
+    Route("/v1/orders/{order_id}/cancel", cancel, methods=["POST"]),
+    Route("/v1/orders/{order_id}/transactions", list_transactions, methods=["GET"]),
+    Route("/v1/orders/{order_id}/timeline", get_timeline, methods=["GET"]),
+]

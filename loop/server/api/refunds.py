@@ -1,0 +1,93 @@
+"""Refunds: give captured money back, and list what was given back."""
+
+from datetime import datetime
+from typing import Annotated, Final
+
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from loop.domain.errors import not_found
+from loop.domain.refunds import PUBLIC_STATUS, Refund
+from loop.server.auth import authenticate
+from loop.server.idempotency import once
+from loop.server.request import Amount, Body, context_of, json_response, parse, path_id, read_json, time_text
+from loop.storage import orders as order_rows
+from loop.storage import refunds as refund_rows
+from loop.workflows import refunds
+from loop.workflows.context import Context
+
+WAIT_S: Final = 10
+"""How long an answer may wait for the processor, in seconds."""
+
+
+class RefundOrder(Body):
+    """The body of `POST /v1/orders/:id/refund`; without an amount all that is left is given back."""
+
+    amount: Amount | None = None
+    reason: Annotated[str, Field(max_length=500)] | None = None
+
+
+async def create(request: Request) -> Response:
+    """Give back captured money."""
+    caller = await authenticate(request)
+    order_id = path_id(request, "order_id", noun="order")
+    content = await read_json(request)
+    wanted = parse(RefundOrder, content)
+    context = context_of(request)
+
+    async def run(began_at: datetime | None) -> Response:
+        made = None
+        if began_at is not None:
+            made = await _made_since(context, caller.merchant_id, order_id, began_at=began_at, wanted=wanted)
+        if made is None:
+            made = await refunds.refund(
+                context,
+                caller.merchant_id,
+                order_id,
+                amount_minor=wanted.amount,
+                reason=wanted.reason,
+                wait_s=WAIT_S,
+            )
+        return json_response(_answer(made), 201)
+
+    return await once(request, caller.merchant_id, content=content, operation=run)
+
+
+async def _made_since(
+    context: Context, merchant_id: str, order_id: str, *, began_at: datetime, wanted: RefundOrder
+) -> Refund | None:
+    """Return the refund that a run which died has made. In doubt it is another's: money is never given back twice."""
+    async with context.database.reading() as reader:
+        found = await refund_rows.of_order(reader, merchant_id, order_id)
+    since = [refund for refund in found if refund.created_at >= began_at and refund.reason == wanted.reason]
+    return next((r for r in reversed(since) if wanted.amount in (None, r.amount_minor)), None)
+
+
+def _answer(refund: Refund) -> dict[str, object]:
+    return {
+        "refundId": refund.id,
+        "orderId": refund.order_id,
+        "amount": refund.amount_minor,
+        "status": PUBLIC_STATUS[refund.status],
+    }
+
+
+async def list_refunds(request: Request) -> Response:
+    """List an order's refunds, newest first."""
+    caller = await authenticate(request)
+    order_id = path_id(request, "order_id", noun="order")
+    async with context_of(request).database.reading() as reader:
+        if await order_rows.get(reader, caller.merchant_id, order_id) is None:
+            raise not_found("order")
+        found = await refund_rows.of_order(reader, caller.merchant_id, order_id)
+    return json_response(
+        [{**_answer(row), "reason": row.reason, "createdAt": time_text(row.created_at)} for row in found]
+    )
+
+
+routes = [
+    Route("/v1/orders/{order_id}/refund", create, methods=["POST"]),
+    Route("/v1/orders/{order_id}/refunds", list_refunds, methods=["GET"]),
+]

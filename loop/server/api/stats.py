@@ -1,0 +1,56 @@
+"""Statistics: the dashboard's figures, of one currency at the top and of each beside it."""
+
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from loop.domain.money import require_currency
+from loop.domain.stats import CurrencyFigures, parse_period, summarize
+from loop.server.auth import authenticate
+from loop.server.request import context_of, json_response, query_of, time_text
+from loop.storage import stats
+
+
+async def show(request: Request) -> Response:
+    """Answer the figures of the merchant's orders that were created in a period."""
+    caller = await authenticate(request)
+    context, query = context_of(request), query_of(request)
+    currency = require_currency(query["currency"]) if "currency" in query else None
+    period = parse_period(query.get("from"), query.get("to"), now=context.now())
+    async with context.database.reading() as reader:
+        groups = await stats.groups(reader, caller.merchant_id, created_from=period.start, created_to=period.end)
+    found = summarize(groups, period, currency=currency)
+    return json_response(
+        {
+            "from": time_text(period.start),
+            "to": time_text(period.end),
+            **_figures_json(found.chosen),
+            "byCurrency": [_figures_json(each) for each in found.by_currency],
+        }
+    )
+
+
+def _figures_json(figures: CurrencyFigures) -> dict[str, object]:
+    return {
+        "currency": figures.currency,
+        "totalVolume": figures.volume_minor,
+        "totalTransactions": figures.order_count,
+        "successRate": figures.success_rate,
+        "averageTicket": figures.average_ticket_minor,
+        "volumeByDay": [{"date": day.date, "volume": day.volume_minor, "count": day.count} for day in figures.by_day],
+        "transactionsByStatus": [{"status": each.status, "count": each.count} for each in figures.by_status],
+        "transactionsByProcessor": [
+            {
+                "processor": each.processor,
+                "count": each.count,
+                "volume": each.volume_minor,
+                "successRate": each.success_rate,
+            }
+            for each in figures.by_processor
+        ],
+    }
+
+
+routes: Final = [Route("/api/dashboard/stats", show, methods=["GET"])]

@@ -1,0 +1,22 @@
+"""The JSON that several calls of the dashboard API answer: merchants and the place of a page among all pages."""
+
+from loop.server.request import Page, time_text
+from loop.workflows.merchants import Profile
+
+
+def merchant_json(profile: Profile) -> dict[str, object]:
+    """Return a merchant without any secret; `webhookUrl` is the address of its first endpoint."""
+    merchant, endpoint = profile.merchant, profile.endpoint
+    return {
+        "id": merchant.id,
+        "name": merchant.name,
+        "email": merchant.email,
+        "webhookUrl": None if endpoint is None else endpoint.url,
+        "createdAt": time_text(merchant.created_at),
+        "updatedAt": time_text(merchant.updated_at),
+    }
+
+
+def pagination_json(page: Page, total: int) -> dict[str, int]:
+    """Return where a numbered page lies; an empty list has no pages."""
+    return {"page": page.page, "limit": page.limit, "total": total, "totalPages": -(-total // page.limit)}

@@ -1,0 +1,86 @@
+"""Idempotency over HTTP: the Idempotency-Key header of a POST, and its stored answer sent again."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from json import JSONEncoder
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from loop.domain.cards import contains_card_number
+from loop.domain.errors import ErrorKind, LoopError, invalid
+from loop.server.request import context_of, json_response, json_text, raw_card_data
+from loop.storage.statements import Parameters, Write
+from loop.workflows import idempotency
+from loop.workflows.idempotency import KeyedRequest, StoredAnswer
+
+MAX_KEY_CHARACTERS: Final = 255
+
+_CANONICAL: Final = JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
+
+_EFFECTLESS: Final = frozenset(
+    {ErrorKind.INVALID, ErrorKind.FORBIDDEN, ErrorKind.NOT_FOUND, ErrorKind.CONFLICT, ErrorKind.RATE_LIMITED}
+)
+"""Refusals that had no effect: their key is free again, so that the request can be made once its cause is gone."""
+
+Operation = Callable[[datetime | None], Awaitable[Response]]
+"""Does the work. It is told when an earlier run began whose process died, since that may have had its effect."""
+
+
+def keyed_request(request: Request, merchant_id: str, content: Mapping[str, object]) -> KeyedRequest | None:
+    """Return a POST with its Idempotency-Key, None without one; raises `invalid_idempotency_key`."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= MAX_KEY_CHARACTERS or not key.isprintable():
+        raise invalid("invalid_idempotency_key", f"Idempotency-Key must have 1 to {MAX_KEY_CHARACTERS} characters.")
+    if contains_card_number(key):
+        raise raw_card_data()
+    path = request.url.path
+    return KeyedRequest(merchant_id, key, idempotency.fingerprint(request.method, path, body=_CANONICAL(content)))
+
+
+async def once(request: Request, merchant_id: str, *, content: Mapping[str, object], operation: Operation) -> Response:
+    """Run an operation, or send again what was answered to the same request under the same Idempotency-Key."""
+    keyed = keyed_request(request, merchant_id, content)
+    if keyed is None:
+        return await operation(None)
+    context = context_of(request)
+    claimed = await idempotency.claim(context, keyed)
+    if isinstance(claimed, StoredAnswer):
+        return _replayed(claimed)
+    try:
+        response = await operation(claimed.began_at)
+    except LoopError as error:
+        # Anything else may have had its effect: the key stays taken until its lock ends.
+        if error.kind in _EFFECTLESS:
+            await idempotency.release(context, claimed)
+        raise
+    await idempotency.finish(context, claimed, StoredAnswer(response.status_code, bytes(response.body).decode()))
+    return response
+
+
+async def create_once(
+    request: Request,
+    keyed: KeyedRequest | None,
+    *,
+    writes: Sequence[tuple[Write, Parameters]],
+    content: object,
+) -> Response:
+    """Run the writes that create something and answer 201 with it, or send the first answer under the key again."""
+    context = context_of(request)
+    if keyed is None:
+        await context.database.write_at_once(writes)
+    else:
+        stored = await idempotency.write_once(context, keyed, writes, answer=StoredAnswer(201, json_text(content)))
+        if stored is not None:
+            return _replayed(stored)
+    context.runner.wake()
+    return json_response(content, 201)
+
+
+def _replayed(stored: StoredAnswer) -> Response:
+    return Response(
+        stored.text, stored.status_code, headers={"Idempotent-Replayed": "true"}, media_type="application/json"
+    )

@@ -1,0 +1,151 @@
+"""The edge: what every request and every answer passes, in one layer of plain ASGI."""
+
+import re
+import time
+from typing import Final
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from loop.domain.errors import LoopError, invalid
+from loop.server.errors import error_response, internal_error_response
+from loop.telemetry import bind, get_logger
+from loop.workflows.context import Context
+
+log = get_logger(__name__)
+
+MAX_HEADERS: Final = 100
+MAX_QUERY_BYTES: Final = 8_192
+PREFLIGHT_MAX_AGE_S: Final = 600
+CORRELATION_BYTES: Final = 12
+"""Random bytes of a correlation id that we make, shown in hex."""
+
+_SANE_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_ALLOWED_METHODS: Final = b"GET, POST, PUT, PATCH, DELETE"
+_ALLOWED_HEADERS: Final = b"Authorization, Content-Type, Idempotency-Key, X-API-Key, X-Correlation-ID, X-Request-ID"
+_EXPOSED_HEADERS: Final = b"Idempotent-Replayed, Location, Retry-After, X-Correlation-ID"
+_HSTS: Final = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
+
+_Header = tuple[bytes, bytes]
+
+ALWAYS: Final[tuple[_Header, ...]] = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+UNLESS_SET: Final[tuple[_Header, ...]] = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+"""What an answer gets when its handler says nothing else."""
+
+
+class Edge:
+    """Gives each request a correlation id, and each answer its headers, its log line, and a body if it failed."""
+
+    def __init__(self, app: ASGIApp, context: Context) -> None:
+        self._app = app
+        self._random_bytes = context.random_bytes
+        origins = context.settings.cors_origins
+        self._is_any_origin = "*" in origins
+        self._origins = frozenset(origin.encode() for origin in origins)
+        self._always = [*ALWAYS, *([_HSTS] if context.settings.checkout_base_url.startswith("https://") else [])]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        correlation, origin, is_preflight = self._read(scope)
+        status = 0
+
+        async def send_completed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                self._complete(message["headers"], correlation, origin)
+            await send(message)
+
+        with bind(correlation_id=correlation.decode()):
+            try:
+                if is_preflight:
+                    await self._answer_preflight(send_completed, origin)
+                else:
+                    _refuse_oversize(scope)
+                    await self._app(scope, receive, send_completed)
+            except ClientDisconnect:
+                status = 499  # nobody is left to answer; the number is what proxies log for it
+            except LoopError as error:
+                await error_response(error, correlation.decode())(scope, receive, send_completed)
+            except Exception:
+                log.exception("http.failed", method=scope["method"], path=_template(scope))
+                if status:  # half an answer is out: closing the connection is all that is left
+                    raise
+                await internal_error_response(correlation.decode())(scope, receive, send_completed)
+            finally:
+                log.info(
+                    "http.request",
+                    method=scope["method"],
+                    path=_template(scope),
+                    status=status,
+                    ms=round((time.perf_counter() - started) * 1000, 2),
+                )
+
+    def _read(self, scope: Scope) -> tuple[bytes, bytes | None, bool]:
+        """Return the correlation id, the calling page's origin if it may call, and whether it asks if it may."""
+        correlation = request_id = origin = None
+        has_asked = False
+        for name, value in scope["headers"]:
+            if name == b"x-correlation-id":
+                correlation = value
+            elif name == b"x-request-id":
+                request_id = value
+            elif name == b"origin":
+                origin = value
+            elif name == b"access-control-request-method":
+                has_asked = True
+        is_preflight = has_asked and origin is not None and scope["method"] == "OPTIONS"
+        if correlation is None or not _SANE_ID.fullmatch(correlation):
+            correlation = request_id
+        if correlation is None or not _SANE_ID.fullmatch(correlation):
+            correlation = self._random_bytes(CORRELATION_BYTES).hex().encode()
+        return correlation, origin if self._may_call(origin) else None, is_preflight
+
+    def _may_call(self, origin: bytes | None) -> bool:
+        return origin is not None and (self._is_any_origin or origin in self._origins)
+
+    def _complete(self, headers: list[_Header], correlation: bytes, origin: bytes | None) -> None:
+        names = {name for name, _ in headers}
+        headers.extend(header for header in UNLESS_SET if header[0] not in names)
+        headers.extend(self._always)
+        headers.append((b"x-correlation-id", correlation))
+        if self._origins:
+            headers.append((b"vary", b"Origin"))
+        if origin is not None:
+            headers.append((b"access-control-allow-origin", origin))
+            headers.append((b"access-control-expose-headers", _EXPOSED_HEADERS))
+
+    async def _answer_preflight(self, send: Send, origin: bytes | None) -> None:
+        headers: list[_Header] = [(b"content-length", b"0")]
+        if origin is not None:
+            headers += [
+                (b"access-control-allow-methods", _ALLOWED_METHODS),
+                (b"access-control-allow-headers", _ALLOWED_HEADERS),
+                (b"access-control-max-age", str(PREFLIGHT_MAX_AGE_S).encode()),
+            ]
+        await send({"type": "http.response.start", "status": 204, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _refuse_oversize(scope: Scope) -> None:
+    if len(scope["headers"]) > MAX_HEADERS:
+        raise invalid("too_many_headers", f"The request has more than {MAX_HEADERS} headers.")
+    if len(scope["query_string"]) > MAX_QUERY_BYTES:
+        raise invalid("query_too_long", f"The query is longer than {MAX_QUERY_BYTES} bytes.")
+
+
+def _template(scope: Scope) -> str:
+    """Return the route's path, with its parameters by name; for an unknown address the path as it came."""
+    route = scope.get("route")
+    path: str = scope["path"] if route is None else route.path
+    return path

@@ -1,0 +1,85 @@
+"""Idempotency keys of merchants: which requests were made under one, and what was answered."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy.dialects import postgresql
+
+from loop.storage.columns import UtcTime
+from loop.storage.database import Session
+from loop.storage.statements import Parameters, Statement, Write, columns_of, field_names, parameters_for, values_of
+from loop.storage.tables import IdempotencyKeys, table
+
+_keys = table(IdempotencyKeys)
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """One row of idempotency_keys. Without `status_code` its request runs, or its process died before `locked_until`.
+
+    `answer` is the exact text that was sent; `subject_id` what the request made.
+    """
+
+    merchant_id: str
+    key: str
+    request_hash: str
+    subject_id: str | None
+    status_code: int | None
+    answer: str | None
+    locked_until: datetime
+    created_at: datetime
+
+
+_OF = (_keys.c.merchant_id == bindparam("owner"), _keys.c.key == bindparam("named"))
+_HELD = _keys.c.locked_until == bindparam("held_until", type_=UtcTime)
+_VALUES = parameters_for(_keys, field_names(IdempotencyKey))
+
+_INSERT = Write(insert(_keys).values(_VALUES))
+_CLAIM = Write(postgresql.insert(_keys).values(_VALUES).on_conflict_do_nothing(index_elements=["merchant_id", "key"]))
+_GET = Statement(select(*columns_of(_keys, IdempotencyKey)).where(*_OF).with_for_update(), IdempotencyKey)
+_TAKE_OVER = Write(update(_keys).where(*_OF, _HELD).values(locked_until=bindparam("new_locked_until", type_=UtcTime)))
+_FINISH = Write(update(_keys).where(*_OF, _HELD).values(parameters_for(_keys, ["status_code", "answer", "subject_id"])))
+_RELEASE = Write(delete(_keys).where(*_OF, _HELD))
+_PURGE = Write(delete(_keys).where(_keys.c.created_at < bindparam("before", type_=UtcTime)))
+
+
+def insertion(row: IdempotencyKey) -> tuple[Write, Parameters]:
+    """Return the write that stores a key with its answer; one that is taken raises `ConstraintError`."""
+    return _INSERT, values_of(row)
+
+
+async def claim(session: Session, row: IdempotencyKey) -> bool:
+    """Store a key whose request begins now; tell whether it was free."""
+    return await session.run(_CLAIM, values_of(row)) == 1
+
+
+async def get(session: Session, merchant_id: str, key: str) -> IdempotencyKey | None:
+    """Return a merchant's key, its row locked, or None."""
+    return await session.first(_GET, {"owner": merchant_id, "named": key})
+
+
+async def take_over(session: Session, row: IdempotencyKey, locked_until: datetime) -> bool:
+    """Claim the key of a request whose process died; tell whether nobody else was faster."""
+    return await session.run(_TAKE_OVER, {**_held(row), "new_locked_until": locked_until}) == 1
+
+
+async def finish(session: Session, row: IdempotencyKey, *, status_code: int, answer: str) -> None:
+    """Store the answer of a claimed key, unless another process has taken it over."""
+    await session.run(
+        _FINISH, {**_held(row), "status_code": status_code, "answer": answer, "subject_id": row.subject_id}
+    )
+
+
+async def release(session: Session, row: IdempotencyKey) -> None:
+    """Give a claimed key back, as if its request had not been made."""
+    await session.run(_RELEASE, _held(row))
+
+
+async def purge(session: Session, before: datetime) -> int:
+    """Delete keys that are older than `before`; return how many."""
+    return await session.run(_PURGE, {"before": before})
+
+
+def _held(row: IdempotencyKey) -> dict[str, object]:
+    return {"owner": row.merchant_id, "named": row.key, "held_until": row.locked_until}

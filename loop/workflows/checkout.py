@@ -1,0 +1,230 @@
+"""Checkout: hosted pages for orders, how one is paid, and where its customer goes next."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from enum import StrEnum
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+
+from loop.domain.errors import LoopError, invalid, not_found
+from loop.domain.events import EventType
+from loop.domain.ids import PREFIX_CHECKOUT_SESSION
+from loop.domain.money import Money
+from loop.domain.orders import Order, OrderStatus
+from loop.storage import checkout, orders
+from loop.storage.checkout import CheckoutSession
+from loop.storage.orders import OrderInHand
+from loop.storage.statements import Parameters, Write
+from loop.telemetry import get_logger
+from loop.workflows import payments, webhooks
+from loop.workflows.context import Context
+from loop.workflows.orders import NewOrder, creating
+from loop.workflows.payments import PayRequest
+
+log = get_logger(__name__)
+
+PLACEHOLDER = "{SESSION_ID}"
+"""Stands in successUrl and cancelUrl where the session's id goes."""
+
+PAID = frozenset({OrderStatus.AUTHORIZED, OrderStatus.CAPTURED, OrderStatus.PARTIALLY_REFUNDED, OrderStatus.REFUNDED})
+
+
+class SessionStatus(StrEnum):
+    """Where a checkout session stands."""
+
+    OPEN = "open"
+    COMPLETED = "completed"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    """What a merchant asks for: a page for a new order of `amount`, or for the order `order_id`."""
+
+    success_url: str
+    cancel_url: str | None
+    expires_in: timedelta
+    amount: Money | None = None
+    order_id: str | None = None
+    customer_id: str | None = None
+    customer_email: str | None = None
+    metadata: Mapping[str, object] | None = None
+    line_items: Sequence[Mapping[str, object]] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInHand:
+    """A checkout session with its order."""
+
+    session: CheckoutSession
+    order: OrderInHand
+
+
+async def creating_session(
+    context: Context, merchant_id: str, new: NewSession
+) -> tuple[SessionInHand, list[tuple[Write, Parameters]]]:
+    """Return a new session with its order, and the writes that make what is new of them.
+
+    Raises `not_found` and `invalid_status` for an order that is absent or no longer to be paid.
+    """
+    now = context.now()
+    expires_at = now + new.expires_in
+    writes: list[tuple[Write, Parameters]] = []
+    if new.order_id is not None:
+        order = await _unpaid_order(context, merchant_id, new.order_id)
+        expires_at = min(expires_at, order.expires_at or expires_at)
+    elif new.amount is not None:
+        order, writes = creating(
+            context,
+            merchant_id,
+            NewOrder(
+                amount=new.amount,
+                customer_id=new.customer_id,
+                customer_email=new.customer_email,
+                metadata=new.metadata,
+                cancel_url=new.cancel_url,
+                expires_at=expires_at,
+            ),
+        )
+    else:
+        raise ValueError("a session needs an amount or an order")
+    session_id = context.new_id(PREFIX_CHECKOUT_SESSION)
+    session = CheckoutSession(
+        id=session_id,
+        merchant_id=merchant_id,
+        order_id=order.id,
+        url=f"{context.settings.checkout_base_url}/checkout/{session_id}",
+        success_url=new.success_url,
+        cancel_url=new.cancel_url,
+        line_items=new.line_items,
+        expires_at=expires_at,
+        completed_at=None,
+        expired_at=None,
+        created_at=now,
+    )
+    return SessionInHand(session, OrderInHand(order, None)), [*writes, checkout.insertion(session)]
+
+
+async def _unpaid_order(context: Context, merchant_id: str, order_id: str) -> Order:
+    async with context.database.reading() as reader:
+        order = await orders.get(reader, merchant_id, order_id)
+    if order is None:
+        raise not_found("order")
+    if order.status not in (OrderStatus.PENDING, OrderStatus.FAILED):
+        raise invalid("invalid_status", f"The order is {order.status}; only an unpaid one can be checked out.")
+    if order.expires_at is not None and order.expires_at <= context.now():
+        raise invalid("invalid_status", "The order's time to be paid is up; create a new one.")
+    return order
+
+
+async def find(context: Context, session_id: str) -> SessionInHand:
+    """Return a session with its order, for whoever knows its address; raises `not_found`."""
+    async with context.database.reading() as reader:
+        session = await checkout.get(reader, session_id)
+        order = None
+        if session is not None:
+            order = await orders.get_in_hand(reader, session.merchant_id, session.order_id)
+    if session is None or order is None:
+        raise not_found("checkout session")
+    return SessionInHand(session, order)
+
+
+async def get(context: Context, merchant_id: str, session_id: str) -> SessionInHand:
+    """Return a merchant's session with its order; raises `not_found`."""
+    found = await find(context, session_id)
+    if found.session.merchant_id != merchant_id:
+        raise not_found("checkout session")
+    return found
+
+
+def status_of(context: Context, found: SessionInHand) -> SessionStatus:
+    """Return where a session stands now: its time may be up before anything has noticed."""
+    session, order = found.session, found.order.order
+    if session.completed_at is not None or order.status in PAID:
+        return SessionStatus.COMPLETED
+    is_over = session.expired_at is not None or session.expires_at <= context.now()
+    return SessionStatus.EXPIRED if is_over or order.status is OrderStatus.CANCELLED else SessionStatus.OPEN
+
+
+async def expire(context: Context, merchant_id: str, session_id: str) -> SessionInHand:
+    """Close a session, so that nobody pays through it any more; one that has expired stays as it is.
+
+    The order stays: its merchant may cancel it. Raises `not_found`, and `invalid_status` for a completed session.
+    """
+    found = await get(context, merchant_id, session_id)
+    now = context.now()
+    async with context.database.transaction() as session:
+        in_hand = await orders.lock(session, merchant_id, found.session.order_id)
+        current = await checkout.get(session, session_id)
+        if in_hand is None or current is None:
+            raise not_found("checkout session")
+        found = SessionInHand(current, in_hand)
+        if status_of(context, found) is SessionStatus.COMPLETED:
+            raise invalid("invalid_status", "The checkout session is completed; refund its order instead.")
+        if await checkout.expire(session, session_id, now):
+            found = SessionInHand(replace(current, expired_at=now), in_hand)
+            about = {"checkoutSessionId": session_id}
+            await session.run_together(
+                webhooks.recording(context, in_hand.order, EventType.CHECKOUT_EXPIRED, payload=about)
+            )
+    context.runner.wake()
+    log.info("checkout.expired", checkout_session_id=session_id, order_id=found.session.order_id)
+    return found
+
+
+def may_pay(context: Context, found: SessionInHand) -> bool:
+    """Return whether the customer may start a payment now: none is under way and the order has tries left."""
+    order = found.order.order
+    has_tries = order.attempt_count < context.settings.max_attempts_per_order
+    is_payable = order.status is OrderStatus.PENDING or (order.status is OrderStatus.FAILED and has_tries)
+    return is_payable and status_of(context, found) is SessionStatus.OPEN
+
+
+async def pay(context: Context, session_id: str, wait_s: float) -> SessionInHand:
+    """Start a payment for the customer of a page, unless one is under way or the session is over.
+
+    A second click finds the payment of the first. Raises `not_found`, `no_processor`.
+    """
+    found = await find(context, session_id)
+    if not may_pay(context, found):
+        return found
+    order = found.order.order
+    request = PayRequest(is_retry=order.status is OrderStatus.FAILED, return_url=found.session.url)
+    try:
+        paid = await payments.pay(context, order.merchant_id, order.id, request=request, wait_s=wait_s)
+    except LoopError as error:
+        if error.code not in ("invalid_status", "attempts_exhausted"):
+            raise
+        return await find(context, session_id)
+    return SessionInHand(found.session, paid)
+
+
+def filled_in(url: str, session: CheckoutSession) -> str:
+    """Return a session's address with its id in the place that was left for it."""
+    return url.replace(PLACEHOLDER, quote(session.id, safe=""))
+
+
+async def destination(context: Context, in_hand: OrderInHand) -> str | None:
+    """Return where a customer who comes back from paying goes next, None for nowhere.
+
+    That is the address that pay was given, else the order's, else the order's checkout page. Merchants' own addresses
+    are told `orderId` and `status`; a page that is paid sends its customer on to its successUrl.
+    """
+    order, attempt = in_hand.order, in_hand.attempt
+    given = None if attempt is None else attempt.request.get("merchantReturnUrl")
+    async with context.database.reading() as reader:
+        sessions = await checkout.of_order(reader, order.id)
+    pages = {session.url: session for session in sessions}
+    url = str(given) if given is not None else order.return_url
+    if url is None and sessions:
+        url = max(sessions, key=lambda session: session.id).url
+    if url in pages:
+        return filled_in(pages[url].success_url, pages[url]) if order.status in PAID else url
+    return None if url is None else told(url, order)
+
+
+def told(url: str, order: Order) -> str:
+    """Return a merchant's address with the order's id and status added to its query."""
+    parts = urlsplit(url)
+    query = "&".join(filter(None, (parts.query, urlencode({"orderId": order.id, "status": order.status}))))
+    return urlunsplit(parts._replace(query=query))

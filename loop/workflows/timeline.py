@@ -1,0 +1,106 @@
+"""The timeline: everything that is known of one order, in the order in which it happened."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from loop.domain.errors import not_found
+from loop.domain.orders import Order
+from loop.storage import attempts, orders, refunds, transactions, webhooks
+from loop.workflows.context import Context
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing that happened: `kind` is attempt, transaction, refund, event or delivery."""
+
+    at: datetime
+    kind: str
+    title: str
+    details: Mapping[str, object]
+
+
+async def find(context: Context, order_id: str) -> tuple[Order, list[Entry]]:
+    """Return any merchant's order with its timeline, for the operator; raises `not_found`."""
+    async with context.database.reading() as reader:
+        order = await orders.find(reader, order_id)
+    if order is None:
+        raise not_found("order")
+    return await of_order(context, order.merchant_id, order_id)
+
+
+async def of_order(context: Context, merchant_id: str, order_id: str) -> tuple[Order, list[Entry]]:
+    """Return a merchant's order with its timeline; raises `not_found`."""
+    async with context.database.reading() as reader:
+        order = await orders.get(reader, merchant_id, order_id)
+        if order is None:
+            raise not_found("order")
+        entries = [
+            Entry(
+                attempt.created_at,
+                "attempt",
+                f"attempt {attempt.number} at {attempt.processor}: {attempt.status}",
+                {
+                    "attemptId": attempt.id,
+                    "number": attempt.number,
+                    "processor": attempt.processor,
+                    "status": attempt.status,
+                    "processorReference": attempt.processor_reference,
+                    "routing": list(reasons),
+                    "errorCode": attempt.error_code,
+                    "errorMessage": attempt.error_message,
+                    "declineCategory": attempt.decline_class,
+                },
+            )
+            for attempt, reasons in await attempts.of_order(reader, merchant_id, order_id)
+        ]
+        entries += [
+            Entry(
+                row.created_at,
+                "transaction",
+                f"{row.type} {row.status}",
+                {
+                    "transactionId": row.id,
+                    "type": row.type,
+                    "status": row.status,
+                    "amount": row.amount_minor,
+                    "processorTransactionId": row.processor_transaction_id,
+                    "errorCode": row.error_code,
+                },
+            )
+            for row in await transactions.of_order(reader, merchant_id, order_id)
+        ]
+        entries += [
+            Entry(
+                refund.created_at,
+                "refund",
+                f"refund {refund.status}",
+                {
+                    "refundId": refund.id,
+                    "amount": refund.amount_minor,
+                    "status": refund.status,
+                    "reason": refund.reason,
+                },
+            )
+            for refund in await refunds.of_order(reader, merchant_id, order_id)
+        ]
+        events = await webhooks.events_of_order(reader, merchant_id, order_id)
+        entries += [Entry(e.created_at, "event", e.event_type, {"eventId": e.id}) for e in events]
+        entries += [
+            Entry(
+                delivery.last_attempt_at,
+                "delivery",
+                f"{delivery.status} after {delivery.attempts} tries",
+                {
+                    "eventId": delivery.event_id,
+                    "endpointId": delivery.endpoint_id,
+                    "status": delivery.status,
+                    "attempts": delivery.attempts,
+                    "statusCode": delivery.last_status_code,
+                    "error": delivery.last_error,
+                },
+            )
+            for delivery in await webhooks.deliveries_of_order(reader, merchant_id, order_id)
+            if delivery.last_attempt_at is not None
+        ]
+    return order, sorted(entries, key=lambda entry: entry.at)

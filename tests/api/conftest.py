@@ -1,0 +1,64 @@
+"""Fixtures of the API's tests: a whole Loop on a free port over each database, and merchants who call it."""
+
+import secrets
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from loop.config import Settings, load
+from loop.runtime import Running, running
+from tests.api.client import Shop, open_shop
+
+
+@pytest.fixture
+def flags() -> dict[str, object]:
+    """Settings that a test module overrides."""
+    return {}
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path, flags: dict[str, object]) -> Settings:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return load(
+        {
+            "data_dir": str(tmp_path),
+            "database_url": database_url,
+            "database_pool_size": "8",
+            "jwt_secret": secrets.token_hex(32),
+            "encryption_key": secrets.token_hex(32),
+            "port": str(port),
+            **flags,
+        },
+        environ={},
+    )
+
+
+@pytest.fixture
+async def served(settings: Settings) -> AsyncIterator[Running]:
+    async with running(settings) as loop:
+        yield loop
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as client:
+        yield client
+
+
+@pytest.fixture
+async def shop(served: Running, session: aiohttp.ClientSession) -> Shop:
+    """A merchant who pays through the sandbox."""
+    made = await open_shop(session, served.url, served.context)
+    await made.use_sandbox()
+    return made
+
+
+@pytest.fixture
+async def bare_shop(served: Running, session: aiohttp.ClientSession) -> Shop:
+    """A merchant without any processor."""
+    return await open_shop(session, served.url, served.context, name="bare")
