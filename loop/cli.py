@@ -272,9 +272,9 @@ def list_merchants(*, as_json: AsJson = False) -> None:
 @key_app.command("create")
 def create_key(
     merchant: MerchantArgument,
+    *,
     name: Annotated[str, typer.Option(help="What the key is for.")],
     mode: Annotated[str, typer.Option(help="test or live.")] = "test",
-    *,
     as_json: AsJson = False,
 ) -> None:
     """Make an API key and show it this once."""
@@ -349,6 +349,7 @@ def _variable(processor: str, field: str) -> str:
 def set_processor(
     merchant: MerchantArgument,
     processor: Annotated[str, typer.Argument(help="Such as sandbox or stripe.")],
+    *,
     priority: Annotated[int, typer.Option(min=1, max=100, help="1 comes first.")] = 1,
     live: Annotated[bool, typer.Option("--live/--test", help="Whether the account moves real money.")] = False,
     enabled: Annotated[bool, typer.Option("--enabled/--disabled", help="Whether it takes orders.")] = True,
@@ -387,9 +388,9 @@ def list_processors(merchant: MerchantArgument, *, as_json: AsJson = False) -> N
 @order_app.command("list")
 def list_orders(
     merchant: MerchantArgument,
+    *,
     status: Annotated[str | None, typer.Option(help="Only orders of this status.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=LIST_LIMIT, help="At most so many.")] = 50,
-    *,
     as_json: AsJson = False,
 ) -> None:
     """List a merchant's orders, newest first."""

@@ -140,7 +140,11 @@ def _is_clean(event: str, fields: Mapping[str, object]) -> bool:
     for value in fields.values():
         if isinstance(value, str):
             parts.append(value)
-        elif not (value is None or (isinstance(value, int) and -_SMALLEST_CARD_NUMBER < value < _SMALLEST_CARD_NUMBER)):
+        elif not (
+            value is None
+            or (isinstance(value, int) and -_SMALLEST_CARD_NUMBER < value < _SMALLEST_CARD_NUMBER)
+            or (isinstance(value, float) and isfinite(value))
+        ):
             return False
     text = "\n".join(parts)
     return not _has_clue(text) and not contains_card_number(text)

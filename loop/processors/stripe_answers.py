@@ -111,7 +111,7 @@ def _declined(details: Mapping[str, object], intent_id: str | None) -> Declined:
     code, decline_code, advice = (_text(details.get(name)) for name in ("code", "decline_code", "advice_code"))
     decline = decline_of(code=code, decline_code=decline_code, advice_code=advice)
     raw = decline_code or code
-    message = f"Stripe reports that the payment was refused ({raw or 'no reason given'})."
+    message = f"Stripe declined the payment: {raw or 'no reason given'}."
     return Declined(decline.code, decline.decline_class, message, raw_code=raw, reference=intent_id)
 
 

@@ -1,26 +1,29 @@
-"""Postgres: a pool of asyncpg connections whose prepared statements are Loop's compiled ones."""
+"""Postgres: asyncpg connections whose prepared statements are Loop's compiled ones."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeVar
+from types import TracebackType
+from typing import TypeAlias, TypeVar
 
 import asyncpg
 
-from loop.domain.errors import LoopError, unavailable
+from loop.domain.errors import unavailable
 from loop.storage.database import ConstraintError
 from loop.storage.statements import Parameters, Statement, Write
 from loop.telemetry import open_transaction
 
-if TYPE_CHECKING:
-    from asyncpg.pool import PoolConnectionProxy
-
 T = TypeVar("T")
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 CONNECT_TIMEOUT_S = 5.0
 ACQUIRE_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 5.0
+IDLE_S = 300.0
+"""A connection that nobody used for so long is replaced: a firewall on the way may have forgotten it."""
 STATEMENT_CACHE = 512
 _PLACEHOLDER = re.compile(r"\$(\d+)")
 
@@ -41,7 +44,7 @@ _AWAY = (
 class PostgresSession:
     """Statements on one connection, inside a transaction or as a single statement of their own."""
 
-    def __init__(self, connection: "PoolConnectionProxy[asyncpg.Record]") -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def first(self, statement: Statement[T], parameters: Parameters) -> T | None:
@@ -72,6 +75,19 @@ class PostgresSession:
             raise ConstraintError(error.constraint_name or str(error)) from error
         return [] if row is None else list(row)
 
+    async def begin(self) -> None:
+        """Begin a transaction."""
+        await self._connection.execute("BEGIN")
+
+    async def commit(self) -> None:
+        """End the transaction, durably."""
+        await self._connection.execute("COMMIT")
+
+    async def roll_back(self) -> None:
+        """End the transaction without a trace; when the connection is gone, the server has done so."""
+        if not self._connection.is_closed():
+            await self._connection.execute("ROLLBACK")
+
 
 @lru_cache(maxsize=STATEMENT_CACHE)
 def _joined(texts: tuple[str, ...]) -> str:
@@ -89,67 +105,136 @@ def _shifted(text: str, offset: int) -> str:
     return _PLACEHOLDER.sub(lambda match: f"${int(match[1]) + offset}", text)
 
 
-class PostgresDatabase:
-    """A Postgres database as a `Database`."""
+class _Connections:
+    """Up to `size` connections, given out in the order in which they are asked for.
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
-        self._pool = pool
+    asyncpg's own pool sends a query of its own after each use, to undo settings that Loop never makes, starts tasks
+    around it, and lets who comes at the right moment overtake who waits (docs/adr/0003).
+    """
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[PostgresSession]:
-        """See `Database.transaction`."""
-        async with self._connection() as connection:
-            await connection.execute("BEGIN")
-            try:
-                with open_transaction():
-                    yield PostgresSession(connection)
-            except BaseException:
-                # A connection that is gone or mid-command is closed by the pool, which rolls back as well.
-                if not connection.is_closed():
-                    await connection.execute("ROLLBACK")
-                raise
-            await connection.execute("COMMIT")
+    def __init__(self, url: str, size: int) -> None:
+        self._url = url
+        self._size = size
+        self._turns = asyncio.Semaphore(size)
+        self._idle: list[tuple[float, Connection]] = []
+        self._now = asyncio.get_running_loop().time
 
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[PostgresSession]:
-        """See `Database.reading`."""
-        async with self._connection() as connection:
-            yield PostgresSession(connection)
-
-    async def write_at_once(self, writes: Sequence[tuple[Write, Parameters]]) -> list[int]:
-        """See `Database.write_at_once`: one statement is a transaction of its own."""
-        async with self._connection() as connection:
-            return await PostgresSession(connection).run_together(writes)
-
-    @asynccontextmanager
-    async def _connection(self) -> "AsyncIterator[PoolConnectionProxy[asyncpg.Record]]":
+    async def take(self) -> Connection:
+        """Return a connection once there is one; raises one of `_AWAY`."""
+        if self._turns.locked():
+            async with asyncio.timeout(ACQUIRE_TIMEOUT_S):
+                await self._turns.acquire()
+        else:
+            await self._turns.acquire()
         try:
-            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
-                yield connection
-        except LoopError:
+            while self._idle:
+                used_at, connection = self._idle.pop()
+                if self._now() - used_at < IDLE_S and not connection.is_closed():
+                    return connection
+                connection.terminate()
+            return await self.connect()
+        except BaseException:
+            self._turns.release()
             raise
-        except _AWAY as error:
-            raise unavailable("database_unavailable", "The database did not answer; try again.") from error
 
-    async def close(self) -> None:
-        """See `Database.close`."""
-        await self._pool.close()
-
-
-async def open_postgres(url: str, pool_size: int) -> PostgresDatabase:
-    """Connect; raises `unavailable` when the server is away."""
-    try:
-        pool = await asyncpg.create_pool(
-            url,
-            min_size=1,
-            max_size=pool_size,
+    async def connect(self) -> Connection:
+        """Open a connection."""
+        return await asyncpg.connect(
+            self._url,
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=COMMAND_TIMEOUT_S,
             statement_cache_size=STATEMENT_CACHE,
             max_cached_statement_lifetime=0,
         )
+
+    def give_back(self, connection: Connection, *, is_usable: bool) -> None:
+        """Take a connection back. One that is in the middle of something is closed, and the server rolls back."""
+        if is_usable and not connection.is_closed() and not connection.is_in_transaction():
+            self._idle.append((self._now(), connection))
+        else:
+            connection.terminate()
+        self._turns.release()
+
+    async def close(self) -> None:
+        """Wait until every connection is back, for a bounded time, and close them."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                for _ in range(self._size):
+                    await self._turns.acquire()
+        for _, connection in self._idle:
+            with suppress(*_AWAY):
+                await connection.close(timeout=CLOSE_TIMEOUT_S)
+
+
+class _Use:
+    """One use of a connection, as a session; a class, since a generator's context costs as much as a small row."""
+
+    __slots__ = ("_connection", "_connections")
+
+    def __init__(self, connections: _Connections) -> None:
+        self._connections = connections
+
+    async def __aenter__(self) -> PostgresSession:
+        try:
+            self._connection = await self._connections.take()
+        except _AWAY as error:
+            raise _lost() from error
+        return PostgresSession(self._connection)
+
+    async def __aexit__(
+        self, _type: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        # A task that was cancelled, or waited too long, has left a command running.
+        is_usable = error is None or (isinstance(error, Exception) and not isinstance(error, TimeoutError))
+        self._connections.give_back(self._connection, is_usable=is_usable)
+        if isinstance(error, _AWAY):
+            raise _lost() from error
+
+
+def _lost() -> Exception:
+    return unavailable("database_unavailable", "The database did not answer; try again.")
+
+
+class PostgresDatabase:
+    """A Postgres database as a `Database`."""
+
+    def __init__(self, connections: _Connections) -> None:
+        self._connections = connections
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[PostgresSession]:
+        """See `Database.transaction`."""
+        async with _Use(self._connections) as session:
+            await session.begin()
+            try:
+                with open_transaction():
+                    yield session
+            except Exception:
+                await session.roll_back()
+                raise
+            await session.commit()
+
+    def reading(self) -> AbstractAsyncContextManager[PostgresSession]:
+        """See `Database.reading`."""
+        return _Use(self._connections)
+
+    async def write_at_once(self, writes: Sequence[tuple[Write, Parameters]]) -> list[int]:
+        """See `Database.write_at_once`: one statement is a transaction of its own."""
+        async with _Use(self._connections) as session:
+            return await session.run_together(writes)
+
+    async def close(self) -> None:
+        """See `Database.close`."""
+        await self._connections.close()
+
+
+async def open_postgres(url: str, pool_size: int) -> PostgresDatabase:
+    """Connect; raises `unavailable` when the server is away."""
+    connections = _Connections(url, pool_size)
+    try:
+        connections.give_back(await connections.take(), is_usable=True)
     except _AWAY as error:
         raise unavailable(
             "database_unavailable", "Postgres did not answer; check DATABASE_URL and the server."
         ) from error
-    return PostgresDatabase(pool)
+    return PostgresDatabase(connections)

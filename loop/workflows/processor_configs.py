@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from loop.domain.errors import invalid, not_found
 from loop.domain.ids import PREFIX_PROCESSOR_CONFIG
 from loop.processors.base import Account
-from loop.storage import processor_configs
+from loop.storage import merchants, processor_configs
 from loop.storage.processor_configs import ProcessorConfig
 from loop.telemetry import get_logger
 from loop.workflows.context import Context
@@ -64,6 +64,8 @@ async def put(
     now = context.now()
     sealed = context.keyring.encrypt(json.dumps(dict(credentials)), bound_to=_bound_to(merchant_id, processor))
     async with context.database.transaction() as session:
+        if await merchants.get(session, merchant_id) is None:
+            raise not_found("merchant")
         await processor_configs.put(
             session,
             ProcessorConfig(

@@ -1,11 +1,15 @@
 """The timeline: everything that is known of one order, in the order in which it happened."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from loop.domain.attempts import Attempt
+from loop.domain.deliveries import Delivery
 from loop.domain.errors import not_found
 from loop.domain.orders import Order
+from loop.domain.refunds import Refund
+from loop.domain.transactions import Transaction
 from loop.storage import attempts, orders, refunds, transactions, webhooks
 from loop.workflows.context import Context
 
@@ -36,71 +40,62 @@ async def of_order(context: Context, merchant_id: str, order_id: str) -> tuple[O
         if order is None:
             raise not_found("order")
         entries = [
-            Entry(
-                attempt.created_at,
-                "attempt",
-                f"attempt {attempt.number} at {attempt.processor}: {attempt.status}",
-                {
-                    "attemptId": attempt.id,
-                    "number": attempt.number,
-                    "processor": attempt.processor,
-                    "status": attempt.status,
-                    "processorReference": attempt.processor_reference,
-                    "routing": list(reasons),
-                    "errorCode": attempt.error_code,
-                    "errorMessage": attempt.error_message,
-                    "declineCategory": attempt.decline_class,
-                },
-            )
-            for attempt, reasons in await attempts.of_order(reader, merchant_id, order_id)
-        ]
-        entries += [
-            Entry(
-                row.created_at,
-                "transaction",
-                f"{row.type} {row.status}",
-                {
-                    "transactionId": row.id,
-                    "type": row.type,
-                    "status": row.status,
-                    "amount": row.amount_minor,
-                    "processorTransactionId": row.processor_transaction_id,
-                    "errorCode": row.error_code,
-                },
-            )
-            for row in await transactions.of_order(reader, merchant_id, order_id)
-        ]
-        entries += [
-            Entry(
-                refund.created_at,
-                "refund",
-                f"refund {refund.status}",
-                {
-                    "refundId": refund.id,
-                    "amount": refund.amount_minor,
-                    "status": refund.status,
-                    "reason": refund.reason,
-                },
-            )
-            for refund in await refunds.of_order(reader, merchant_id, order_id)
-        ]
-        events = await webhooks.events_of_order(reader, merchant_id, order_id)
-        entries += [Entry(e.created_at, "event", e.event_type, {"eventId": e.id}) for e in events]
-        entries += [
-            Entry(
-                delivery.last_attempt_at,
-                "delivery",
-                f"{delivery.status} after {delivery.attempts} tries",
-                {
-                    "eventId": delivery.event_id,
-                    "endpointId": delivery.endpoint_id,
-                    "status": delivery.status,
-                    "attempts": delivery.attempts,
-                    "statusCode": delivery.last_status_code,
-                    "error": delivery.last_error,
-                },
-            )
-            for delivery in await webhooks.deliveries_of_order(reader, merchant_id, order_id)
-            if delivery.last_attempt_at is not None
+            *(_of_attempt(*found) for found in await attempts.of_order(reader, merchant_id, order_id)),
+            *(_of_transaction(row) for row in await transactions.of_order(reader, merchant_id, order_id)),
+            *(_of_refund(row) for row in await refunds.of_order(reader, merchant_id, order_id)),
+            *(
+                Entry(event.created_at, "event", event.event_type, {"eventId": event.id})
+                for event in await webhooks.events_of_order(reader, merchant_id, order_id)
+            ),
+            *(
+                _of_delivery(delivery, delivery.last_attempt_at)
+                for delivery in await webhooks.deliveries_of_order(reader, merchant_id, order_id)
+                if delivery.last_attempt_at is not None
+            ),
         ]
     return order, sorted(entries, key=lambda entry: entry.at)
+
+
+def _of_attempt(attempt: Attempt, reasons: Sequence[str]) -> Entry:
+    details = {
+        "attemptId": attempt.id,
+        "number": attempt.number,
+        "processor": attempt.processor,
+        "status": attempt.status,
+        "processorReference": attempt.processor_reference,
+        "routing": list(reasons),
+        "errorCode": attempt.error_code,
+        "errorMessage": attempt.error_message,
+        "declineCategory": attempt.decline_class,
+    }
+    title = f"attempt {attempt.number} at {attempt.processor}: {attempt.status}"
+    return Entry(attempt.created_at, "attempt", title, details)
+
+
+def _of_transaction(row: Transaction) -> Entry:
+    details = {
+        "transactionId": row.id,
+        "type": row.type,
+        "status": row.status,
+        "amount": row.amount_minor,
+        "processorTransactionId": row.processor_transaction_id,
+        "errorCode": row.error_code,
+    }
+    return Entry(row.created_at, "transaction", f"{row.type} {row.status}", details)
+
+
+def _of_refund(row: Refund) -> Entry:
+    details = {"refundId": row.id, "amount": row.amount_minor, "status": row.status, "reason": row.reason}
+    return Entry(row.created_at, "refund", f"refund {row.status}", details)
+
+
+def _of_delivery(delivery: Delivery, tried_at: datetime) -> Entry:
+    details = {
+        "eventId": delivery.event_id,
+        "endpointId": delivery.endpoint_id,
+        "status": delivery.status,
+        "attempts": delivery.attempts,
+        "statusCode": delivery.last_status_code,
+        "error": delivery.last_error,
+    }
+    return Entry(tried_at, "delivery", f"{delivery.status} after {delivery.attempts} tries", details)

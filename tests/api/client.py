@@ -1,5 +1,6 @@
 """A merchant's own client, as the API's tests use it: real sockets, and answers with what a test asks about."""
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ class Shop:
         async with self.session.request(
             method,
             path if path.startswith("http") else self.url + path,
-            data=sent,
+            data=None if sent is None else io.BytesIO(sent),
             headers={**given, **({"Content-Type": "application/json"} if sent else {}), **(headers or {})},
             allow_redirects=False,
         ) as response:

@@ -78,10 +78,11 @@ def long_functions(source: Source) -> Iterator[str]:
 
 
 def wide_functions(source: Source) -> Iterator[str]:
-    """Find functions of the product with too many arguments, or public ones with too many that may be passed by place.
+    """Find functions of the product with too many arguments, or public ones that take too many by place.
 
     What a function works through (`CARRIERS`) is not counted, like `self`. A private function stands beside its
-    callers, who see its order of arguments; a public one is read far from it. An `@override` is left alone: its signature is its base class's. So are tests: pytest passes fixtures by name.
+    callers, who see its order of arguments; a public one is read far from it. An `@override` is left alone: its
+    signature is its base class's. So are tests: pytest passes fixtures by name.
     """
     if source.is_in("tests"):
         return

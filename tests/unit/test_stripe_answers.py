@@ -145,7 +145,7 @@ def test_refused_card_is_declined_with_its_intent() -> None:
     assert refusal_of(error) == Declined(
         "card_blocked",
         DeclineClass.HARD,
-        "Stripe reports that the payment was refused (lost_card).",
+        "Stripe declined the payment: lost_card.",
         raw_code="lost_card",
         reference="pi_1",
     )

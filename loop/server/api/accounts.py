@@ -41,7 +41,7 @@ async def register(request: Request) -> Response:
     """Register a merchant and sign it in."""
     sent = await body(request, Registration)
     signed_in = await merchants.register(context_of(request), NewMerchant(sent.name, sent.email, sent.password))
-    return json_response(_session_json(signed_in), 201)
+    return json_response(_session_json(signed_in), status=201)
 
 
 async def login(request: Request) -> Response:

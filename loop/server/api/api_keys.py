@@ -36,7 +36,7 @@ async def create(request: Request) -> Response:
     sent = await body(request, NewKey)
     new = NewApiKey(sent.name, sent.expires_at, sent.mode, tuple(sent.scopes))
     key, secret = await merchants.create_api_key(context_of(request), caller.merchant_id, new)
-    return json_response({"apiKey": _key_json(key), "secret": secret}, 201)
+    return json_response({"apiKey": _key_json(key), "secret": secret}, status=201)
 
 
 async def revoke(request: Request) -> Response:

@@ -1,0 +1,161 @@
+"""The edge: correlation ids, headers, CORS, unknown addresses, unforeseen errors, health, and the log line."""
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from loop import telemetry
+from loop.runtime import Running
+from loop.server import app as application
+from tests.api.client import Shop
+
+ORIGIN = "https://dashboard.example"
+
+
+@pytest.fixture
+def flags() -> dict[str, object]:
+    return {"cors_origins": f"{ORIGIN},http://localhost:3000"}
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """The formatted log of the test."""
+    kept: list[str] = []
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            kept.append(self.format(record))
+
+    ours, root = logging.getLogger("loop"), logging.getLogger()
+    level = ours.level
+    handler = Kept()
+    handler.setFormatter(telemetry._JsonFormatter())
+    root.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    yield kept
+    root.removeHandler(handler)
+    ours.setLevel(level)
+
+
+async def test_health_is_as_the_contract_says(shop: Shop) -> None:
+    health = await shop.get("/health", auth={})
+    assert health.status == 200
+    assert set(health.body) == {"status", "timestamp", "correlationId"}
+    assert (health.body["status"], health.body["correlationId"]) == ("ok", health.headers["X-Correlation-ID"])
+    assert health.body["timestamp"].endswith("Z")
+    ready = await shop.get("/health/ready", auth={})
+    assert (ready.status, ready.body["checks"]) == (200, {"database": "ok"})
+
+
+async def test_not_ready_without_a_database(served: Running, shop: Shop) -> None:
+    if served.context.settings.is_sqlite:
+        pytest.skip("a SQLite file does not go away")
+    await served.context.database.close()
+    ready = await shop.get("/health/ready", auth={})
+    assert (ready.status, ready.code) == (503, "not_ready")
+    assert int(ready.headers["Retry-After"]) >= 1
+    assert (await shop.get("/health", auth={})).status == 200
+    away = await shop.post("/v1/orders", {"amount": 1}, auth={"Authorization": f"Bearer {shop.token}"})
+    assert away.status == 503
+
+
+@pytest.mark.parametrize("header", ["X-Correlation-ID", "X-Request-ID"])
+async def test_a_sane_correlation_id_is_kept(shop: Shop, header: str) -> None:
+    for mine in ("abc-123.DEF:x_y", "a" * 128):
+        assert (await shop.get("/health", headers={header: mine})).headers["X-Correlation-ID"] == mine
+    for bad in ("a b", "a" * 129, "", "é", '"<script>"'):
+        given = (await shop.get("/health", headers={header: bad})).headers["X-Correlation-ID"]
+        assert given != bad
+        assert re.fullmatch("[0-9a-f]{24}", given)
+    both = await shop.get("/health", headers={"X-Correlation-ID": "first", "X-Request-ID": "second"})
+    assert both.headers["X-Correlation-ID"] == "first"
+    assert (await shop.get("/nowhere", headers={header: "mine"})).body["requestId"] == "mine"
+
+
+async def test_the_correlation_id_reaches_the_job_of_a_payment(shop: Shop, lines: list[str]) -> None:
+    order = await shop.order()
+    await shop.post(f"/v1/orders/{order['id']}/pay", {"paymentMethod": {"type": "card", "token": "tok_approve"}},
+                    headers={"X-Correlation-ID": "follow-me"})  # fmt: skip
+    seen = {line["event"] for line in map(json.loads, lines) if line.get("correlation_id") == "follow-me"}
+    assert {"payment.started", "payment.recorded", "http.request"} <= seen
+
+
+async def test_each_request_is_logged_once_without_its_query(shop: Shop, lines: list[str]) -> None:
+    await shop.get("/v1/orders/ord_secret?token=hunter2")
+    await shop.get("/nowhere?token=hunter2")
+    told = [line for line in map(json.loads, lines) if line["event"] == "http.request"]
+    assert [(line["method"], line["path"], line["status"]) for line in told] == [
+        ("GET", "/v1/orders/{order_id}", 404),
+        ("GET", "/nowhere", 404),
+    ]
+    assert all(line["ms"] >= 0 for line in told)
+    assert "hunter2" not in "".join(lines)
+    assert shop.key not in "".join(lines)
+
+
+async def test_unknown_addresses_and_methods_answer_in_the_one_shape(shop: Shop) -> None:
+    for path in ("/nowhere", "/", "/v1/orders/", "/v1//orders"):
+        unknown = await shop.get(path)
+        assert (unknown.status, unknown.code) == (404, "not_found"), path
+    wrong = await shop.call("DELETE", "/v1/orders")
+    assert (wrong.status, wrong.code) == (405, "method_not_allowed")
+    assert "POST" in (await shop.call("PUT", "/v1/orders")).headers["Allow"]
+
+
+async def test_every_answer_carries_the_safe_headers(shop: Shop) -> None:
+    for answer in (await shop.get("/health"), await shop.get("/nowhere"), await shop.post("/v1/orders", {})):
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
+        assert "Server" not in answer.headers
+        assert "Strict-Transport-Security" not in answer.headers
+
+
+async def test_only_named_origins_may_call_from_a_browser(shop: Shop) -> None:
+    ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
+    allowed = await shop.call("OPTIONS", "/v1/orders", auth={}, headers={"Origin": ORIGIN, **ask})
+    assert allowed.status == 204
+    assert allowed.headers["Access-Control-Allow-Origin"] == ORIGIN
+    assert "POST" in allowed.headers["Access-Control-Allow-Methods"]
+    assert "X-API-Key" in allowed.headers["Access-Control-Allow-Headers"]
+    assert allowed.headers["Vary"] == "Origin"
+    for origin in ("https://evil.example", f"{ORIGIN}.evil.example", "null", f"{ORIGIN}:444", "http://localhost"):
+        denied = await shop.call("OPTIONS", "/v1/orders", auth={}, headers={"Origin": origin, **ask})
+        assert "Access-Control-Allow-Origin" not in denied.headers
+        assert "Access-Control-Allow-Methods" not in denied.headers
+    answer = await shop.post("/v1/orders", {"amount": 1}, headers={"Origin": ORIGIN})
+    assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
+    assert "X-Correlation-ID" in answer.headers["Access-Control-Expose-Headers"]
+    refused = await shop.get("/health", auth={}, headers={"Origin": "http://localhost:3000"})
+    assert refused.headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
+
+
+async def test_what_nobody_foresaw_is_told_to_the_log_only(
+    served: Running, shop: Shop, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_request: Request) -> Response:
+        raise RuntimeError("the password is hunter2, said /srv/loop/server/secret.py")
+
+    monkeypatch.setattr(application.health, "routes", [Route("/health", fail, methods=["GET"])])
+    app = application.create_app(served.context)
+    sent: list[dict[str, object]] = []
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/health", "headers": [], "query_string": b""}
+    await app(scope, None, send)  # type: ignore[arg-type]
+    body = json.loads(str(sent[1]["body"], "utf-8"))  # type: ignore[call-overload]
+    assert sent[0]["status"] == 500
+    assert body["code"] == "internal_error"
+    assert "hunter2" not in json.dumps(body)
+    assert "secret.py" not in json.dumps(body)
+    failed = next(line for line in map(json.loads, lines) if line["event"] == "http.failed")
+    assert failed["correlation_id"] == body["requestId"]
+    assert "RuntimeError" in failed["traceback"]

@@ -1,0 +1,262 @@
+"""Builders: domain objects, a clock that tests turn, and a Loop without its server, each with defaults to change."""
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from loop import config
+from loop.config import Settings
+from loop.domain.attempts import Attempt, AttemptStatus
+from loop.domain.events import Event
+from loop.domain.money import Money
+from loop.domain.orders import Order, OrderStatus
+from loop.domain.refunds import Refund, RefundStatus
+from loop.domain.transactions import Transaction
+from loop.processors.sandbox import SandboxProcessor
+from loop.storage import attempts as attempt_rows
+from loop.storage import jobs as job_rows
+from loop.storage import merchants as merchant_rows
+from loop.storage import transactions as transaction_rows
+from loop.storage import webhooks as webhook_rows
+from loop.storage.jobs import Job
+from loop.storage.merchants import Merchant
+from loop.storage.orders import OrderInHand
+from loop.workers.execute import execute
+from loop.workflows import orders, payments, processor_configs, webhooks
+from loop.workflows.context import Context
+from loop.workflows.orders import NewOrder
+from loop.workflows.payments import PayRequest
+from loop.workflows.processor_configs import ConfigChange
+
+MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class Clock:
+    """Stands still but for a microsecond at each look, so that what is made later is later; tests turn it on."""
+
+    at: datetime = MIDNIGHT
+
+    def now(self) -> datetime:
+        self.at += timedelta(microseconds=1)
+        return self.at
+
+    def forward(self, **amount: float) -> None:
+        """Turn the clock on by days, hours, minutes or seconds."""
+        self.at += timedelta(**amount)
+
+
+def order(**changes: object) -> Order:
+    """Return a pending order over 10.00 EUR without an attempt."""
+    usual = Order(
+        id="ord_1",
+        merchant_id="mer_1",
+        external_id="basket-1",
+        amount_minor=1_000,
+        currency="EUR",
+        status=OrderStatus.PENDING,
+        processor=None,
+        processor_order_id=None,
+        is_manual_capture=False,
+        country=None,
+        customer_id=None,
+        customer_email=None,
+        description=None,
+        metadata={},
+        return_url=None,
+        cancel_url=None,
+        amount_authorized_minor=0,
+        amount_captured_minor=0,
+        amount_refunded_minor=0,
+        amount_refund_reserved_minor=0,
+        attempt_count=0,
+        last_error_code=None,
+        last_error_message=None,
+        needs_review=False,
+        expires_at=None,
+        created_at=MIDNIGHT,
+        updated_at=MIDNIGHT,
+    )
+    return replace(usual, **changes)  # type: ignore[arg-type] # any field
+
+
+def attempt(**changes: object) -> Attempt:
+    """Return the first attempt at that order, recorded and not sent yet."""
+    usual = Attempt(
+        id="att_1",
+        order_id="ord_1",
+        merchant_id="mer_1",
+        processor_config_id="pcf_1",
+        processor="sandbox",
+        number=1,
+        status=AttemptStatus.SUBMITTING,
+        amount_minor=1_000,
+        currency="EUR",
+        is_manual_capture=False,
+        request={},
+        processor_reference=None,
+        action=None,
+        error_code=None,
+        error_message=None,
+        decline_class=None,
+        raw_error_code=None,
+        asked_count=0,
+        unclear_since=None,
+        created_at=MIDNIGHT,
+        updated_at=MIDNIGHT,
+    )
+    return replace(usual, **changes)  # type: ignore[arg-type] # any field
+
+
+def refund(**changes: object) -> Refund:
+    """Return a refund of 4.00 EUR of that attempt, recorded and not sent yet."""
+    usual = Refund(
+        id="ref_1",
+        merchant_id="mer_1",
+        order_id="ord_1",
+        attempt_id="att_1",
+        amount_minor=400,
+        currency="EUR",
+        status=RefundStatus.SUBMITTING,
+        reason=None,
+        processor_reference=None,
+        error_code=None,
+        error_message=None,
+        asked_count=0,
+        created_at=MIDNIGHT,
+        updated_at=MIDNIGHT,
+    )
+    return replace(usual, **changes)  # type: ignore[arg-type] # any field
+
+
+def merchant(number: int = 1) -> Merchant:
+    """Return a merchant that nobody can sign in as."""
+    return Merchant(f"mer_{number}", f"Shop {number}", f"shop{number}@example.com", "-", MIDNIGHT, MIDNIGHT)
+
+
+def job(key: str = "job_1", **changes: object) -> Job:
+    """Return a job that is due at midnight, of a kind that nobody handles."""
+    usual = Job(
+        id=key,
+        kind="test",
+        subject="ord_1",
+        arguments={},
+        dedupe_key=key,
+        lane="test",
+        run_at=MIDNIGHT,
+        fence=0,
+        failures=0,
+        is_leased=False,
+        is_dead=False,
+        last_error=None,
+        correlation_id=None,
+        created_at=MIDNIGHT,
+    )
+    return replace(usual, **changes)  # type: ignore[arg-type] # any field
+
+
+def settings_for(database_url: str, folder: Path, **flags: object) -> Settings:
+    """Return settings that leave the machine's environment alone and let merchants listen on loopback."""
+    usual: dict[str, object] = {
+        "database_url": database_url,
+        "database_pool_size": 8,
+        "data_dir": str(folder),
+        "jwt_secret": "4c1d" * 16,
+        "encryption_key": "9b7e" * 16,
+        "webhook_allow_networks": "127.0.0.0/8",
+    }
+    return config.load({**usual, **flags}, environ={})
+
+
+ROUNDS_MAX = 50
+"""More rounds of due jobs than any test needs: beyond them a job keeps coming back without end."""
+
+
+async def work_off(context: Context) -> int:
+    """Run every job that is due, and those that they make due at once; return how many were run."""
+    done = 0
+    for _ in range(ROUNDS_MAX):
+        async with context.database.transaction() as session:
+            claimed = await job_rows.claim(session, context.now(), 100)
+        if not claimed:
+            return done
+        await asyncio.gather(*(execute(context, each) for each in claimed))
+        done += len(claimed)
+    raise AssertionError(f"jobs are still due after {ROUNDS_MAX} rounds")
+
+
+@dataclass(slots=True)
+class Shop:
+    """A merchant with a sandbox account, and what it does all day."""
+
+    context: Context
+    clock: Clock
+    merchant_id: str = "mer_1"
+    wait_s: float = 10.0
+    webhook_secret: str = field(default="whsec_sandbox", repr=False)
+
+    async def order(self, amount_minor: int = 1_000, currency: str = "EUR", **changes: object) -> Order:
+        """Create an order."""
+        new = replace(NewOrder(Money(amount_minor, currency)), **changes)  # type: ignore[arg-type] # any field
+        return await orders.create(self.context, self.merchant_id, new)
+
+    async def pay(self, order_id: str, token: str | None = "tok_approve", **changes: object) -> OrderInHand:  # noqa: S107 - a sandbox token
+        """Pay an order and wait for the answer."""
+        request = replace(PayRequest(token=token), **changes)  # type: ignore[arg-type] # any field
+        return await payments.pay(self.context, self.merchant_id, order_id, request=request, wait_s=self.wait_s)
+
+    async def paid(self, token: str = "tok_approve", amount_minor: int = 1_000, **changes: object) -> OrderInHand:  # noqa: S107 - a sandbox token
+        """Create an order and pay it."""
+        return await self.pay((await self.order(amount_minor, **changes)).id, token)
+
+    async def now(self, order_id: str) -> OrderInHand:
+        """Read an order with its latest attempt."""
+        return await orders.get_in_hand(self.context, self.merchant_id, order_id)
+
+    async def attempts(self, order_id: str) -> list[Attempt]:
+        """Read an order's attempts, oldest first."""
+        async with self.context.database.reading() as reader:
+            return [tried for tried, _ in await attempt_rows.of_order(reader, self.merchant_id, order_id)]
+
+    async def events(self, order_id: str) -> list[Event]:
+        """Read what the merchant was told of an order, oldest first."""
+        async with self.context.database.reading() as reader:
+            return await webhook_rows.events_of_order(reader, self.merchant_id, order_id)
+
+    async def event_types(self, order_id: str) -> list[str]:
+        """Read the names of what the merchant was told of an order, oldest first."""
+        return [str(event.event_type) for event in await self.events(order_id)]
+
+    async def transactions(self, order_id: str) -> list[Transaction]:
+        """Read an order's movements of money, oldest first."""
+        async with self.context.database.reading() as reader:
+            return (await transaction_rows.of_order(reader, self.merchant_id, order_id))[::-1]
+
+    async def jobs(self, subject: str) -> list[Job]:
+        """Read the jobs about an order or refund."""
+        async with self.context.database.reading() as reader:
+            return await job_rows.of_subject(reader, subject)
+
+    def moved(self, kind: str) -> list[int]:
+        """Return the amounts of one kind that moved in the sandbox's own ledger."""
+        sandbox = self.context.processors.get("sandbox")
+        assert isinstance(sandbox, SandboxProcessor)
+        return [entry.amount.amount_minor for entry in sandbox.ledger() if entry.kind == kind]
+
+
+async def open_shop(context: Context, clock: Clock, *, number: int = 1, webhook_url: str | None = None) -> Shop:
+    """Make a merchant with an endpoint and a sandbox account."""
+    shop = Shop(context, clock, f"mer_{number}")
+    endpoint = webhooks.new_endpoint(context, shop.merchant_id, webhook_url)
+    async with context.database.transaction() as session:
+        await session.run_together([merchant_rows.insertion(merchant(number))])
+        await session.run_together([webhook_rows.endpoint_insertion(endpoint)])
+    await processor_configs.put(
+        context,
+        shop.merchant_id,
+        "sandbox",
+        credentials={"webhookSecret": shop.webhook_secret},
+        change=ConfigChange(),
+    )
+    return shop

@@ -1,0 +1,56 @@
+"""Fixtures for everything that runs over a database: the database itself, a Loop on it, and a shop in that Loop."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from loop.runtime import Chance, opened
+from loop.storage.database import Database
+from loop.storage.postgres import open_postgres
+from loop.storage.sqlite import SqliteDatabase
+from loop.workflows.context import Context
+from tests.builders import Clock, Shop, open_shop, settings_for
+
+
+async def open_database(database_url: str) -> Database:
+    """Open a migrated database of either kind."""
+    if database_url.startswith("sqlite"):
+        return SqliteDatabase(Path(database_url.removeprefix("sqlite:///")))
+    return await open_postgres(database_url, 8)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """Yield this test's own database, once of each kind."""
+    opened_database = await open_database(database_url)
+    yield opened_database
+    await opened_database.close()
+
+
+@pytest.fixture
+async def same_database(database_url: str, database: Database) -> AsyncIterator[Database]:
+    """Yield the same database as another process has it open."""
+    del database  # opened before this one
+    opened_database = await open_database(database_url)
+    yield opened_database
+    await opened_database.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Return the clock that the test turns."""
+    return Clock()
+
+
+@pytest.fixture
+async def context(database_url: str, tmp_path: Path, clock: Clock) -> AsyncIterator[Context]:
+    """Yield a Loop without server and schedule, on this test's own database and clock."""
+    async with opened(settings_for(database_url, tmp_path), Chance(now=clock.now)) as context:
+        yield context
+
+
+@pytest.fixture
+async def shop(context: Context, clock: Clock) -> Shop:
+    """Return a merchant of that Loop with a sandbox account."""
+    return await open_shop(context, clock)
