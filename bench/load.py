@@ -106,11 +106,7 @@ async def drive(url: str, traffic: Traffic, seconds: float) -> Measured:
 
 async def _drive_wrk(url: str, traffic: Traffic, seconds: float) -> Measured:
     with tempfile.TemporaryDirectory(prefix="loop-bench-wrk-") as folder:
-        script, paths = Path(folder, "script.lua"), Path(folder, "paths")
-        prelude = f"wrk.method = {json.dumps(traffic.method)}\n"
-        prelude += f"wrk.body = {json.dumps(traffic.body)}\n" if traffic.body else ""
-        script.write_text(prelude + _WRK_SCRIPT)
-        paths.write_text("\n".join(traffic.paths))
+        script, paths = _write_script(Path(folder), traffic)
         flags = [flag for name, value in traffic.headers.items() for flag in ("-H", f"{name}: {value}")]
         process = await asyncio.create_subprocess_exec(
             str(WRK), "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "-s", str(script), *flags, url,
@@ -134,6 +130,14 @@ async def _drive_wrk(url: str, traffic: Traffic, seconds: float) -> Measured:
         seen["p50_us"] / 1000,
         seen["p99_us"] / 1000,
     )
+
+
+def _write_script(folder: Path, traffic: Traffic) -> tuple[Path, Path]:
+    script, paths = folder / "script.lua", folder / "paths"
+    body = f"wrk.body = {json.dumps(traffic.body)}\n" if traffic.body else ""
+    script.write_text(f"wrk.method = {json.dumps(traffic.method)}\n{body}{_WRK_SCRIPT}")
+    paths.write_text("\n".join(traffic.paths))
+    return script, paths
 
 
 class Connection(asyncio.Protocol):
@@ -179,8 +183,8 @@ class Connection(asyncio.Protocol):
 
 @asynccontextmanager
 async def _connections(url: str, count: int) -> AsyncIterator[list[Connection]]:
-    host, port = urlsplit(url).hostname, urlsplit(url).port
-    opened = [await asyncio.get_running_loop().create_connection(Connection, host, port) for _ in range(count)]
+    host, _, port = urlsplit(url).netloc.partition(":")
+    opened = [await asyncio.get_running_loop().create_connection(Connection, host, int(port)) for _ in range(count)]
     try:
         yield [connection for _, connection in opened]
     finally:
@@ -251,6 +255,4 @@ async def _repeat(
     if not timings:
         raise LoadError(f"{url} answered nothing")
     timings.sort()
-    return Measured(
-        len(timings), len(timings) / elapsed, timings[len(timings) // 2], timings[int(len(timings) * 0.99)]
-    )
+    return Measured(len(timings), len(timings) / elapsed, timings[len(timings) // 2], timings[int(len(timings) * 0.99)])

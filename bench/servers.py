@@ -60,7 +60,9 @@ async def floor(database_url: str, folder: Path) -> AsyncIterator[Server]:
     try:
         now = datetime.now(UTC)  # noqa: TID251 - a bench has no context that could hand it a clock
         async with database.transaction() as session:
-            await session.run_together([merchants.insertion(Merchant(MERCHANT, "Floor", "floor@a.example", "", now, now))])
+            await session.run_together(
+                [merchants.insertion(Merchant(MERCHANT, "Floor", "floor@a.example", "", now, now))]
+            )
     finally:
         await database.close()
     port = _free_port()
@@ -88,9 +90,7 @@ async def loop(database_url: str, folder: Path) -> AsyncIterator[Server]:
         "LOOP_SANDBOX_WEBHOOK_SECRET": secrets.token_hex(16),
     }
     await _command(environment, "migrate")
-    made = await _command(
-        environment, "merchant", "create", "--name", "Bench", "--email", "bench@a.example", "--json"
-    )
+    made = await _command(environment, "merchant", "create", "--name", "Bench", "--email", "bench@a.example", "--json")
     merchant = json.loads(made)
     await _command(environment, "processor", "set", merchant["id"], "sandbox")
     port = _free_port()
@@ -152,4 +152,8 @@ async def _until_it_listens(process: asyncio.subprocess.Process, port: int, log:
         else:
             writer.close()
             return
-    raise ServerError(f"{process} did not start: {log.read_text()[-1000:]}")
+    raise ServerError(f"a server did not start: {_end_of(log)}")
+
+
+def _end_of(log: Path) -> str:
+    return log.read_text(errors="replace")[-1000:]

@@ -196,9 +196,9 @@ class Shop:
     wait_s: float = 10.0
     webhook_secret: str = field(default="whsec_sandbox", repr=False)
 
-    async def order(self, amount_minor: int = 1_000, currency: str = "EUR", **changes: object) -> Order:
+    async def order(self, amount_minor: int = 1_000, **changes: object) -> Order:
         """Create an order."""
-        new = replace(NewOrder(Money(amount_minor, currency)), **changes)  # type: ignore[arg-type] # any field
+        new = replace(NewOrder(Money(amount_minor, "EUR")), **changes)  # type: ignore[arg-type] # any field
         return await orders.create(self.context, self.merchant_id, new)
 
     async def pay(self, order_id: str, token: str | None = "tok_approve", **changes: object) -> OrderInHand:  # noqa: S107 - a sandbox token

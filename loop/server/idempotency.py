@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from loop.domain.cards import contains_card_number
 from loop.domain.errors import ErrorKind, LoopError, invalid
-from loop.server.request import context_of, json_response, json_text, raw_card_data
+from loop.server.request import card_number_refusal, context_of, json_response, json_text
 from loop.storage.statements import Parameters, Write
 from loop.workflows import idempotency
 from loop.workflows.idempotency import KeyedRequest, StoredAnswer
@@ -28,7 +28,7 @@ Operation = Callable[[datetime | None], Awaitable[Response]]
 """Does the work. It is told when an earlier run began whose process died, since that may have had its effect."""
 
 
-def keyed_request(request: Request, merchant_id: str, content: Mapping[str, object]) -> KeyedRequest | None:
+def keyed_request(request: Request, merchant_id: str, *, content: Mapping[str, object]) -> KeyedRequest | None:
     """Return a POST with its Idempotency-Key, None without one; raises `invalid_idempotency_key`."""
     key = request.headers.get("idempotency-key")
     if key is None:
@@ -36,14 +36,14 @@ def keyed_request(request: Request, merchant_id: str, content: Mapping[str, obje
     if not 0 < len(key) <= MAX_KEY_CHARACTERS or not key.isprintable():
         raise invalid("invalid_idempotency_key", f"Idempotency-Key must have 1 to {MAX_KEY_CHARACTERS} characters.")
     if contains_card_number(key):
-        raise raw_card_data()
+        raise card_number_refusal()
     path = request.url.path
     return KeyedRequest(merchant_id, key, idempotency.fingerprint(request.method, path, body=_CANONICAL(content)))
 
 
 async def once(request: Request, merchant_id: str, *, content: Mapping[str, object], operation: Operation) -> Response:
     """Run an operation, or send again what was answered to the same request under the same Idempotency-Key."""
-    keyed = keyed_request(request, merchant_id, content)
+    keyed = keyed_request(request, merchant_id, content=content)
     if keyed is None:
         return await operation(None)
     context = context_of(request)

@@ -227,10 +227,10 @@ def _refuse_unsound(text: str, body: dict[str, object]) -> None:
         _visit(body)
     # Without escapes the text itself holds every key and value as it is.
     if contains_card_number(_ENCODE(body) if has_escapes else text):
-        raise raw_card_data()
+        raise card_number_refusal()
 
 
-def raw_card_data() -> LoopError:
+def card_number_refusal() -> LoopError:
     """Return the error for a request that holds a card number, which it does not repeat."""
     return invalid("raw_card_data", "The request holds a card number; send the processor's token for it instead.")
 
@@ -305,7 +305,7 @@ def json_text(content: object) -> str:
     return _ENCODE(content)
 
 
-def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(content: object, status: int = 200, *, headers: Mapping[str, str] | None = None) -> Response:
     """Return an answer of compact JSON."""
     return Response(_ENCODE(content), status, headers=headers, media_type="application/json")
 
@@ -342,7 +342,7 @@ def query_of(request: Request) -> dict[str, str]:
         if "\0" in name or "\0" in value:
             raise validation_failed(("query", "must not hold NUL characters"))
         if contains_card_number(name) or contains_card_number(value):
-            raise raw_card_data()
+            raise card_number_refusal()
         if value:
             found[name] = value
     return found

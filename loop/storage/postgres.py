@@ -80,8 +80,12 @@ class PostgresSession:
         await self._connection.execute("BEGIN")
 
     async def commit(self) -> None:
-        """End the transaction, durably."""
-        await self._connection.execute("COMMIT")
+        """End the transaction, durably; raises RuntimeError when a statement of it failed and nobody let that through.
+
+        Postgres then rolls back, and says so only in the name of what it did.
+        """
+        if await self._connection.execute("COMMIT") != "COMMIT":
+            raise RuntimeError("a statement failed inside the transaction, and its error was swallowed")
 
     async def roll_back(self) -> None:
         """End the transaction without a trace; when the connection is gone, the server has done so."""

@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import aiohttp
 
@@ -15,7 +15,7 @@ from loop.workflows.merchants import NewApiKey, NewMerchant
 from loop.workflows.processor_configs import ConfigChange
 from loop.workflows.tokens import issue_access_token
 
-PASSWORD = "correct horse battery"
+PASSWORD = "correct horse battery"  # noqa: S105 - of merchants that live as long as a test
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Answer:
     headers: Mapping[str, str]
 
     @property
-    def body(self) -> Any:
+    def body(self) -> Any:  # noqa: ANN401 - JSON
         return json.loads(self.text) if self.text else None
 
     @property
@@ -40,6 +40,14 @@ class Answer:
         assert body["requestId"] == self.headers["X-Correlation-ID"]
         assert self.headers["Content-Type"] == "application/json"
         return str(body["code"])
+
+
+class Extras(TypedDict, total=False):
+    """What else a call may be made with."""
+
+    headers: Mapping[str, str]
+    raw: bytes
+    auth: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -75,25 +83,27 @@ class Shop:
         ) as response:
             return Answer(response.status, await response.text(), response.headers)
 
-    async def get(self, path: str, **more: Any) -> Answer:
+    async def get(self, path: str, **more: Unpack[Extras]) -> Answer:
         return await self.call("GET", path, **more)
 
-    async def post(self, path: str, content: object = None, **more: Any) -> Answer:
+    async def post(self, path: str, content: object = None, **more: Unpack[Extras]) -> Answer:
         return await self.call("POST", path, content, **more)
 
-    async def order(self, **fields: object) -> Any:
+    async def order(self, **fields: object) -> dict[str, Any]:
         """Create an order and return it."""
         answer = await self.post("/v1/orders", {"amount": 4999, "currency": "USD", **fields})
         assert answer.status == 201, answer.text
-        return answer.body
+        created: dict[str, Any] = answer.body
+        return created
 
-    async def paid_order(self, token: str | None = "tok_approve", **fields: object) -> Any:
+    async def paid_order(self, card: str = "tok_approve", **fields: object) -> dict[str, Any]:
         """Create an order, pay it with a token of the sandbox and return it as it then is."""
         order = await self.order(**fields)
-        content = {} if token is None else {"paymentMethod": {"type": "card", "token": token}}
+        content = {"paymentMethod": {"type": "card", "token": card}}
         paid = await self.post(f"/v1/orders/{order['id']}/pay", content)
         assert paid.status == 200, paid.text
-        return (await self.get(f"/v1/orders/{order['id']}")).body
+        read: dict[str, Any] = (await self.get(f"/v1/orders/{order['id']}")).body
+        return read
 
     async def use_sandbox(self, webhook_secret: str | None = None) -> str:
         """Configure the sandbox; return the config's id."""

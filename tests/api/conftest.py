@@ -15,7 +15,7 @@ from tests.api.client import Shop, open_shop
 
 @pytest.fixture
 def flags() -> dict[str, object]:
-    """Settings that a test module overrides."""
+    """Return the settings that a test module wants."""
     return {}
 
 
@@ -52,7 +52,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest.fixture
 async def shop(served: Running, session: aiohttp.ClientSession) -> Shop:
-    """A merchant who pays through the sandbox."""
+    """Return a merchant who pays through the sandbox."""
     made = await open_shop(session, served.url, served.context)
     await made.use_sandbox()
     return made
@@ -60,5 +60,5 @@ async def shop(served: Running, session: aiohttp.ClientSession) -> Shop:
 
 @pytest.fixture
 async def bare_shop(served: Running, session: aiohttp.ClientSession) -> Shop:
-    """A merchant without any processor."""
+    """Return a merchant without any processor."""
     return await open_shop(session, served.url, served.context, name="bare")

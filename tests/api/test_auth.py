@@ -52,7 +52,7 @@ async def test_unknown_and_malformed_keys_are_answered_alike(shop: Shop) -> None
     assert len(texts) == 1
 
 
-def claims(**changed: Any) -> dict[str, Any]:
+def claims(**changed: object) -> dict[str, Any]:
     now = int(datetime.now(UTC).timestamp())  # noqa: TID251 - what the running server compares with
     return {"iss": "loop", "aud": "loop-api", "sub": "mer_x", "iat": now, "exp": now + 60, **changed}
 

@@ -101,7 +101,7 @@ def test_problems_are_named_without_what_was_sent() -> None:
         {"description": CARD}, {"description": f"paid with {CARD.replace(' ', '')}!"}, {"externalId": CARD},
         {"metadata": {"a": [{"b": CARD.replace(" ", "-")}]}}, {"metadata": {CARD: 1}},
         {"metadata": {"n": CARD_AS_NUMBER}}, {"metadata": {"n": -CARD_AS_NUMBER}},
-        {"metadata": {"n": "\u00a0".join(("4242", "4242", "4242", "4242"))}},
+        {"metadata": {"n": CARD.replace(" ", "\u00a0")}},
         {"unknown": CARD}, {"amount": CARD}, {"amount": CARD_AS_NUMBER},
         {"returnUrl": f"https://shop.example/?card={CARD_AS_NUMBER}"},
     ],
@@ -132,18 +132,19 @@ async def test_a_long_number_that_is_no_card_is_fine(shop: Shop) -> None:
 
 async def test_bad_payment_methods_are_refused(shop: Shop) -> None:
     order = await shop.order()
-    for content in (
+    wrong: tuple[dict[str, object], ...] = (
         {"paymentMethod": {"type": "cash"}}, {"paymentMethod": {}}, {"paymentMethod": "card"}, {"retry": 1},
         {"paymentMethod": {"type": "card", "number": "1"}}, {"paymentMethod": {"type": "card", "token": ""}},
         {"processor": ""}, {"processor": 5}, {"processor": "x" * 41}, {"returnUrl": "ftp://shop.example"},
-    ):  # fmt: skip
+    )  # fmt: skip
+    for content in wrong:
         answer = await shop.post(f"/v1/orders/{order['id']}/pay", content)
         assert (answer.status, answer.code) == (400, "validation_failed"), content
     assert (await shop.get(f"/v1/orders/{order['id']}")).body["status"] == "pending"
 
 
 async def test_an_absent_body_is_an_empty_one(shop: Shop) -> None:
-    for raw in (b"", b"  \n", b"{}", None):
+    for raw in (b"", b"  \n", b"{}"):
         answer = await shop.post("/v1/orders", raw=raw)
         assert (answer.status, answer.code) == (400, "validation_failed")
         assert answer.body["details"] == [{"field": "amount", "message": "is required"}]
@@ -165,12 +166,13 @@ def ask(shop: Shop, head: str, *parts: bytes) -> bytes:
     key = f"Host: x\r\nX-API-Key: {shop.key}\r\n"
     with socket.create_connection((host, int(port)), timeout=15) as connection:
         connection.sendall(f"POST /v1/orders HTTP/1.1\r\n{key}{head}\r\n\r\n".encode())
+        answer = b""
         with suppress(OSError):  # the server has closed: what it said is still to be read
             for part in parts:
                 connection.sendall(part)
-        answer = b""
-        while chunk := connection.recv(65536):
-            answer += chunk
+        with suppress(ConnectionResetError):  # it closes while we still send
+            while chunk := connection.recv(65536):
+                answer += chunk
         return answer
 
 

@@ -6,9 +6,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from loop.domain.money import Money
 from loop.workflows.checkout import told
 from loop.workflows.orders import NewOrder, creating
-from loop.domain.money import Money
 from tests.api.client import Answer, Shop
 
 SESSION = {
@@ -24,10 +24,11 @@ SESSION = {
 SCRIPT = "<script>alert(1)</script>"
 
 
-async def new_session(shop: Shop, **changed: object) -> Any:
+async def new_session(shop: Shop, **changed: object) -> dict[str, Any]:
     answer = await shop.post("/v1/checkout/sessions", {**SESSION, **changed})
     assert answer.status == 201, answer.text
-    return answer.body
+    created: dict[str, Any] = answer.body
+    return created
 
 
 async def browse(shop: Shop, method: str, url: str, form: str = "") -> Answer:
@@ -159,7 +160,7 @@ async def test_a_declined_customer_tries_again_until_the_tries_are_used_up(shop:
         assert page.status == 200
         assert "declined" in page.text
         assert ("Try again" in page.text) is (number < 3)
-    assert "as often as it can be" in page.text
+        assert ("as often as it can be" in page.text) is (number == 3)
     assert (await browse(shop, "POST", session["url"])).headers["Location"] == f"/checkout/{session['id']}"
     other = await new_session(shop)
     await pay_on_page(shop, other["url"], "failed")
@@ -179,9 +180,9 @@ async def test_a_second_click_finds_the_first_payment(shop: Shop) -> None:
 async def test_an_expired_page_says_so(shop: Shop) -> None:
     session = await new_session(shop)
     path = f"/v1/checkout/sessions/{session['id']}/expire"
-    for _ in range(2):
-        expired = await shop.post(path)
-        assert (expired.status, expired.body["status"]) == (200, "expired")
+    expired, again = await shop.post(path), await shop.post(path)
+    assert (expired.status, expired.body["status"]) == (200, "expired")
+    assert (again.status, again.text) == (200, expired.text)
     page = await browse(shop, "GET", session["url"])
     assert "expired" in page.text
     assert "<form" not in page.text
@@ -222,7 +223,7 @@ async def test_pages_hold_to_a_strict_policy_and_escape_what_merchants_write(sho
     session = await new_session(shop, lineItems=[{"name": SCRIPT, "amount": 1, "quantity": 1}],
                                 successUrl=f"https://shop.example/{SCRIPT.replace(' ', '')}?\"'")  # fmt: skip
     at_sandbox = (await browse(shop, "POST", session["url"])).headers["Location"]
-    for url in (session["url"], at_sandbox):
+    for url, may_lead_to_shop in ((session["url"], False), (at_sandbox, True)):
         page = await browse(shop, "GET", url)
         policy = page.headers["Content-Security-Policy"]
         assert policy.startswith("default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'")
@@ -230,7 +231,7 @@ async def test_pages_hold_to_a_strict_policy_and_escape_what_merchants_write(sho
         assert f"form-action 'self' {shop.url}" in policy
         assert "script" not in page.text.replace("&lt;script&gt;", "").replace("&lt;/script&gt;", "")
         assert not re.search(r"style=|<style|\son\w+=", page.text)
-    assert "https://shop.example" in policy
+        assert ("https://shop.example" in policy) is may_lead_to_shop
     style = await browse(shop, "GET", "/assets/pages.css")
     assert (style.status, style.headers["Content-Type"]) == (200, "text/css; charset=utf-8")
     assert style.headers["Cache-Control"] == "public, max-age=3600"

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from loop import telemetry
 from loop.runtime import Running
 from loop.server import app as application
+from loop.server.api import health
 from tests.api.client import Shop
 
 ORIGIN = "https://dashboard.example"
@@ -25,7 +26,7 @@ def flags() -> dict[str, object]:
 
 @pytest.fixture
 def lines() -> Iterator[list[str]]:
-    """The formatted log of the test."""
+    """Yield the log of the test as it is written."""
     kept: list[str] = []
 
     class Kept(logging.Handler):
@@ -137,12 +138,12 @@ async def test_only_named_origins_may_call_from_a_browser(shop: Shop) -> None:
 
 
 async def test_what_nobody_foresaw_is_told_to_the_log_only(
-    served: Running, shop: Shop, lines: list[str], monkeypatch: pytest.MonkeyPatch
+    served: Running, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(_request: Request) -> Response:
         raise RuntimeError("the password is hunter2, said /srv/loop/server/secret.py")
 
-    monkeypatch.setattr(application.health, "routes", [Route("/health", fail, methods=["GET"])])
+    monkeypatch.setattr(health, "routes", [Route("/health", fail, methods=["GET"])])
     app = application.create_app(served.context)
     sent: list[dict[str, object]] = []
 

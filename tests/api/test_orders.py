@@ -145,7 +145,8 @@ async def test_a_declined_payment_is_no_error_and_may_be_tried_again(shop: Shop)
 
 
 async def test_a_payment_without_a_method_is_prepared_for_the_browser(shop: Shop) -> None:
-    for content in (None, {}):
+    nothing: dict[str, object] = {}
+    for content in (None, nothing):
         order = await shop.order()
         prepared = await shop.post(f"/v1/orders/{order['id']}/pay", content)
         assert (prepared.status, prepared.body["status"]) == (200, "requires_action")

@@ -66,7 +66,7 @@ async def create(request: Request) -> Response:
     content = await read_json(request)
     wanted = parse(CreateSession, content)
     new = _new_session(wanted)
-    keyed = keyed_request(request, caller.merchant_id, content)
+    keyed = keyed_request(request, caller.merchant_id, content=content)
     found, writes = await checkout.creating_session(context_of(request), caller.merchant_id, new)
     session = found.session
     answer = {"id": session.id, "url": session.url, "expiresAt": time_text(session.expires_at)}

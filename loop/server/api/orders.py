@@ -105,7 +105,7 @@ async def create(request: Request) -> Response:
     context = context_of(request)
     _require_future(context, wanted.expires_at)
     order, writes = orders.creating(context, caller.merchant_id, _new_order(wanted))
-    keyed = keyed_request(request, caller.merchant_id, content)
+    keyed = keyed_request(request, caller.merchant_id, content=content)
     return await create_once(request, keyed, writes=writes, content=order_json(order))
 
 

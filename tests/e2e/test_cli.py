@@ -1,0 +1,192 @@
+"""The command line as an operator uses it: every command in its own process, beside a running `loop serve`."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loop.cli import EXIT_CODES
+from loop.domain.errors import ErrorKind
+
+STARTED_WITHIN_S = 30.0
+HEAVY_MODULES = {"sqlalchemy", "sqlmodel", "alembic", "starlette", "uvicorn", "aiohttp", "stripe", "cryptography"}
+"""Of Loop's own choice; Typer itself takes pydantic where it is installed."""
+
+
+@dataclass(frozen=True)
+class Commands:
+    """Runs `loop` with a data directory of its own."""
+
+    environment: dict[str, str]
+
+    def run(self, *arguments: str, piped: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "loop", *arguments],
+            env=self.environment,
+            input=piped,
+            text=True,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+
+    def ok(self, *arguments: str, piped: str = "") -> str:
+        done = self.run(*arguments, piped=piped)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Commands:
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    return Commands({**kept, "LOOP_DATA_DIR": str(tmp_path / "loop")})
+
+
+@pytest.fixture
+def serving(commands: Commands) -> Iterator[int]:
+    """Run `loop serve` with no configuration but a free port, and yield the port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with subprocess.Popen(
+        [sys.executable, "-m", "loop", "serve", "--port", str(port)],
+        env=commands.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            _wait_for(port, process)
+            yield port
+        finally:
+            process.terminate()
+            _, said = process.communicate(timeout=30)
+        assert process.returncode == 0, said
+        assert "loop merchant create" in said
+
+
+def _wait_for(port: int, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + STARTED_WITHIN_S
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[1]
+        try:
+            _send(port, "GET", "/health")
+        except ConnectionError:
+            time.sleep(0.05)
+        else:
+            return
+    pytest.fail("loop serve did not start")
+
+
+def _send(port: int, method: str, path: str, *, key: str = "", body: object = None) -> Any:
+    connection = HTTPConnection("127.0.0.1", port, timeout=15)
+    with closing(connection):
+        connection.request(method, path, None if body is None else json.dumps(body), {"X-API-Key": key})
+        answer = connection.getresponse()
+        content = json.loads(answer.read())
+    assert answer.status < 300, content
+    return content
+
+
+def test_a_first_payment_with_the_words_of_the_readme(commands: Commands, serving: int) -> None:
+    made = json.loads(commands.ok("merchant", "create", "--name", "My shop", "--email", "me@example.com", "--json"))
+    key = made["apiKey"]
+    commands.ok("processor", "set", "me@example.com", "sandbox")
+    order = _send(serving, "POST", "/v1/orders", key=key, body={"amount": 4999, "currency": "USD"})
+    token = {"paymentMethod": {"type": "card", "token": "tok_approve"}}
+    paid = _send(serving, "POST", f"/v1/orders/{order['id']}/pay", key=key, body=token)
+    assert paid["status"] == "captured"
+    refunded = _send(serving, "POST", f"/v1/orders/{order['id']}/refund", key=key, body={"amount": 1000})
+    assert refunded["status"] == "success"
+    assert str(order["id"]) in commands.ok("order", "list", "me@example.com")
+    shown = commands.ok("order", "show", str(order["id"]))
+    assert "partially_refunded" in shown
+    assert "payment.captured" in shown
+    listed = json.loads(commands.ok("order", "list", made["id"], "--json"))
+    assert [row["status"] for row in listed] == ["partially_refunded"]
+
+
+def test_a_second_serve_on_the_same_file_is_refused(commands: Commands, serving: int) -> None:
+    assert serving
+    done = commands.run("serve", "--port", "1")
+    assert done.returncode == EXIT_CODES[ErrorKind.CONFIGURATION]
+    assert done.stderr.startswith("already_running: ")
+
+
+def test_merchants_and_keys(commands: Commands) -> None:
+    made = json.loads(
+        commands.ok(
+            "merchant", "create", "--name", "Shop", "--email", "a@example.com", "--json", piped="a long password\n"
+        )
+    )
+    assert "password" not in made
+    assert [m["email"] for m in json.loads(commands.ok("merchant", "list", "--json"))] == ["a@example.com"]
+    key = json.loads(commands.ok("api-key", "create", "a@example.com", "--name", "shop", "--mode", "live", "--json"))
+    assert key["secret"].startswith("sk_live_")
+    rows = json.loads(commands.ok("api-key", "list", "a@example.com", "--json"))
+    assert {row["name"] for row in rows} == {"first key", "shop"}
+    assert key["secret"] not in json.dumps(rows)
+    commands.ok("api-key", "revoke", "a@example.com", key["id"])
+    assert commands.run("api-key", "revoke", "a@example.com", key["id"]).returncode == EXIT_CODES[ErrorKind.NOT_FOUND]
+
+
+def test_processor_credentials_come_by_pipe_or_environment_and_are_not_shown(commands: Commands) -> None:
+    commands.ok("merchant", "create", "--name", "Shop", "--email", "a@example.com")
+    canary = "sk_test_canary51Abc"
+    piped = json.dumps({"secretKey": canary, "publishableKey": "pk_test_1", "webhookSecret": "whsec_canary"})
+    assert canary not in commands.ok("processor", "set", "a@example.com", "stripe", piped=piped)
+    rows = json.loads(commands.ok("processor", "list", "a@example.com", "--json"))
+    assert [row["processor"] for row in rows] == ["stripe"]
+    assert canary not in json.dumps(rows)
+    with_variables = Commands(
+        {**commands.environment, "LOOP_STRIPE_SECRET_KEY": canary, "LOOP_STRIPE_WEBHOOK_SECRET": "w"}
+    )
+    with_variables.ok("processor", "set", "a@example.com", "stripe")
+    database = Path(commands.environment["LOOP_DATA_DIR"]) / "loop.db"
+    assert canary.encode() not in database.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (("order", "show", "ord_nothing"), ErrorKind.NOT_FOUND),
+        (("order", "list", "nobody@example.com"), ErrorKind.NOT_FOUND),
+        (("merchant", "create", "--name", "S", "--email", "no address"), ErrorKind.INVALID),
+        (("--config", "/nowhere.toml", "merchant", "list"), ErrorKind.CONFIGURATION),
+    ],
+)
+def test_an_error_is_one_line_and_a_code_of_its_kind(
+    commands: Commands, arguments: tuple[str, ...], kind: ErrorKind
+) -> None:
+    done = commands.run(*arguments)
+    assert done.returncode == EXIT_CODES[kind]
+    assert "Traceback" not in done.stderr
+    assert ": " in done.stderr.splitlines()[0]
+
+
+def test_every_kind_of_error_has_an_exit_code_of_its_own_meaning() -> None:
+    assert set(EXIT_CODES) == set(ErrorKind)
+    assert not {0, 1, 2} & set(EXIT_CODES.values())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["version"], ["merchant", "--help"]])
+def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "loop", *arguments],
+        text=True,
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert "typer" in imported
+    assert not imported & HEAVY_MODULES
