@@ -1,29 +1,42 @@
 """Builders: domain objects, a clock that tests turn, and a Loop without its server, each with defaults to change."""
 
 import asyncio
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar, cast
 
 from loop import config
 from loop.config import Settings
-from loop.domain.attempts import Attempt, AttemptStatus
+from loop.domain.attempts import Attempt, AttemptStatus, Outcome
 from loop.domain.events import Event
 from loop.domain.money import Money
 from loop.domain.orders import Order, OrderStatus
-from loop.domain.refunds import Refund, RefundStatus
+from loop.domain.refunds import Refund, RefundOutcome, RefundStatus
 from loop.domain.transactions import Transaction
+from loop.processors.base import (
+    Account,
+    AuthorizeRequest,
+    IdempotencyKey,
+    PaymentReference,
+    ProcessorSetup,
+    RefundReference,
+    RefundRequest,
+)
 from loop.processors.sandbox import SandboxProcessor
 from loop.storage import attempts as attempt_rows
 from loop.storage import jobs as job_rows
 from loop.storage import merchants as merchant_rows
+from loop.storage import refunds as refund_rows
 from loop.storage import transactions as transaction_rows
 from loop.storage import webhooks as webhook_rows
 from loop.storage.jobs import Job
 from loop.storage.merchants import Merchant
 from loop.storage.orders import OrderInHand
 from loop.workers.execute import execute
-from loop.workflows import orders, payments, processor_configs, webhooks
+from loop.workers.inline_runner import InlineRunner
+from loop.workflows import captures, orders, payments, processor_configs, refunds, webhooks
 from loop.workflows.context import Context
 from loop.workflows.orders import NewOrder
 from loop.workflows.payments import PayRequest
@@ -162,8 +175,8 @@ def settings_for(database_url: str, folder: Path, **flags: object) -> Settings:
         "database_url": database_url,
         "database_pool_size": 8,
         "data_dir": str(folder),
-        "jwt_secret": "4c1d" * 16,
-        "encryption_key": "9b7e" * 16,
+        "jwt_secret": "signs 0123456789abcdef0123456789abcdef",
+        "encryption_key": "seals 0123456789abcdef0123456789abcdef",
         "webhook_allow_networks": "127.0.0.0/8",
     }
     return config.load({**usual, **flags}, environ={})
@@ -184,6 +197,70 @@ async def work_off(context: Context) -> int:
         await asyncio.gather(*(execute(context, each) for each in claimed))
         done += len(claimed)
     raise AssertionError(f"jobs are still due after {ROUNDS_MAX} rounds")
+
+
+@dataclass(slots=True)
+class Mood:
+    """What the next call of one method answers (or raises), and whether the sandbox does what it is asked to."""
+
+    method: str
+    answer: Outcome | RefundOutcome | Exception
+    is_done: bool = False
+    thawed: asyncio.Event | None = None
+    """The answer comes when this is set."""
+
+
+_T = TypeVar("_T")
+
+
+class MoodySandbox(SandboxProcessor):
+    """The sandbox, with calls that go as a test wants them to, and a list of all that were made."""
+
+    def __init__(self, setup: ProcessorSetup) -> None:
+        super().__init__(setup)
+        self.moods: list[Mood] = []
+        self.calls: list[tuple[str, object, str | None]] = []
+        """(method, request or payment, idempotency key)"""
+
+    def called(self, method: str) -> list[tuple[object, str | None]]:
+        """Return the calls of one method: what was asked for, and under which key."""
+        return [(subject, key) for name, subject, key in self.calls if name == method]
+
+    async def _moodily(self, method: str, call: Coroutine[object, object, _T], subject: object, key: str | None) -> _T:
+        self.calls.append((method, subject, key))
+        mood = next((mood for mood in self.moods if mood.method == method), None)
+        if mood is None:
+            return await call
+        self.moods.remove(mood)
+        if mood.thawed is not None:
+            await mood.thawed.wait()
+        if mood.is_done:
+            await call
+        else:
+            call.close()
+        if isinstance(mood.answer, Exception):
+            raise mood.answer
+        return cast("_T", mood.answer)
+
+    async def authorize(self, account: Account, request: AuthorizeRequest, *, key: IdempotencyKey) -> Outcome:
+        return await self._moodily("authorize", super().authorize(account, request, key=key), request, key)
+
+    async def capture(
+        self, account: Account, payment: PaymentReference, *, amount: Money, key: IdempotencyKey
+    ) -> Outcome:
+        return await self._moodily("capture", super().capture(account, payment, amount=amount, key=key), amount, key)
+
+    async def void(self, account: Account, payment: PaymentReference, *, key: IdempotencyKey) -> Outcome:
+        return await self._moodily("void", super().void(account, payment, key=key), payment, key)
+
+    async def refund(self, account: Account, request: RefundRequest, *, key: IdempotencyKey) -> RefundOutcome:
+        return await self._moodily("refund", super().refund(account, request, key=key), request, key)
+
+    async def fetch(self, account: Account, payment: PaymentReference) -> Outcome:
+        return await self._moodily("fetch", super().fetch(account, payment), payment, None)
+
+    async def fetch_refund(self, account: Account, refund: RefundReference) -> RefundOutcome:
+        return await self._moodily("fetch_refund", super().fetch_refund(account, refund), refund, None)
 
 
 @dataclass(slots=True)
@@ -210,6 +287,22 @@ class Shop:
         """Create an order and pay it."""
         return await self.pay((await self.order(amount_minor, **changes)).id, token)
 
+    async def capture(self, order_id: str, amount_minor: int | None = None) -> Order:
+        """Capture an order and wait for the answer."""
+        return await captures.capture(
+            self.context, self.merchant_id, order_id, amount_minor=amount_minor, wait_s=self.wait_s
+        )
+
+    async def cancel(self, order_id: str, reason: str | None = None) -> Order:
+        """Cancel an order and wait for the answer."""
+        return await captures.cancel(self.context, self.merchant_id, order_id, reason=reason, wait_s=self.wait_s)
+
+    async def refund(self, order_id: str, amount_minor: int | None = None, reason: str | None = None) -> Refund:
+        """Refund an order and wait for the answer."""
+        return await refunds.refund(
+            self.context, self.merchant_id, order_id, amount_minor=amount_minor, reason=reason, wait_s=self.wait_s
+        )
+
     async def now(self, order_id: str) -> OrderInHand:
         """Read an order with its latest attempt."""
         return await orders.get_in_hand(self.context, self.merchant_id, order_id)
@@ -233,20 +326,56 @@ class Shop:
         async with self.context.database.reading() as reader:
             return (await transaction_rows.of_order(reader, self.merchant_id, order_id))[::-1]
 
+    async def refunds(self, order_id: str) -> list[Refund]:
+        """Read an order's refunds, oldest first."""
+        async with self.context.database.reading() as reader:
+            return (await refund_rows.of_order(reader, self.merchant_id, order_id))[::-1]
+
     async def jobs(self, subject: str) -> list[Job]:
-        """Read the jobs about an order or refund."""
+        """Read the jobs about an order, a refund or (event:endpoint) a delivery."""
         async with self.context.database.reading() as reader:
             return await job_rows.of_subject(reader, subject)
 
-    def moved(self, kind: str) -> list[int]:
-        """Return the amounts of one kind that moved in the sandbox's own ledger."""
+    @property
+    def sandbox(self) -> MoodySandbox:
+        """The shop's processor."""
         sandbox = self.context.processors.get("sandbox")
-        assert isinstance(sandbox, SandboxProcessor)
-        return [entry.amount.amount_minor for entry in sandbox.ledger() if entry.kind == kind]
+        assert isinstance(sandbox, MoodySandbox)
+        return sandbox
+
+    def next_answers(self, method: str, *answers: Outcome | RefundOutcome | Exception, is_done: bool = False) -> None:
+        """Have the processor's next calls of a method end so, with or without an effect."""
+        self.sandbox.moods += [Mood(method, answer, is_done) for answer in answers]
+
+    def moved(self, *kinds: str) -> list[int]:
+        """Return the amounts of some kinds that moved in the sandbox's own ledger, oldest first."""
+        return [entry.amount.amount_minor for entry in self.sandbox.ledger() if entry.kind in kinds]
+
+    async def lose_process(self) -> None:
+        """End whatever runs as if the process had been killed; its leases end by themselves."""
+        running = running_jobs(self.context)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    async def wait_for_jobs(self) -> None:
+        """Wait for the jobs that were started without anybody waiting for them."""
+        async with asyncio.timeout(self.wait_s or 10):
+            await asyncio.gather(*running_jobs(self.context))
+
+
+def running_jobs(context: Context) -> Sequence[asyncio.Task[object]]:
+    """Return the jobs that this process is running."""
+    assert isinstance(context.runner, InlineRunner)
+    return tuple(context.runner._running)
 
 
 async def open_shop(context: Context, clock: Clock, *, number: int = 1, webhook_url: str | None = None) -> Shop:
-    """Make a merchant with an endpoint and a sandbox account."""
+    """Make a merchant with an endpoint and a sandbox account, and the sandbox a moody one."""
+    before = context.processors.get("sandbox")
+    if not isinstance(before, MoodySandbox):
+        assert isinstance(before, SandboxProcessor)
+        context.processors._made["sandbox"] = MoodySandbox(before._setup)
     shop = Shop(context, clock, f"mer_{number}")
     endpoint = webhooks.new_endpoint(context, shop.merchant_id, webhook_url)
     async with context.database.transaction() as session:

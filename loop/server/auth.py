@@ -98,7 +98,7 @@ async def authenticate(request: Request) -> Caller:
             )
         key = credentials.strip()
         if not key.startswith("sk_"):
-            return _person(request, key)
+            return await _person(context_of(request), key)
     return await _holder(context_of(request), key)
 
 
@@ -112,8 +112,13 @@ async def authenticate_person(request: Request) -> Caller:
     return caller
 
 
-def _person(request: Request, token: str) -> Caller:
-    return Caller(verify(context_of(request), token), None, is_person=True, mode="live")
+async def _person(context: Context, token: str) -> Caller:
+    merchant_id = verify(context, token)
+    async with context.database.reading() as reader:
+        merchant = await merchants.get(reader, merchant_id)
+    if merchant is None:  # a token outlives a database that was made anew
+        raise unauthenticated("invalid_token", "The access token is of a merchant who is not here; sign in again.")
+    return Caller(merchant_id, None, is_person=True, mode="live")
 
 
 async def _holder(context: Context, key: str) -> Caller:

@@ -12,7 +12,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import URL, Connection, create_engine, event
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -73,7 +73,7 @@ async def migrate(database_url: str) -> SchemaState:
 
 async def schema_state(database_url: str) -> SchemaState:
     """Return where the schema stands, changing nothing; raises `unavailable` when the database is away."""
-    if database_url.startswith("sqlite") and not _file_exists(database_url):
+    if database_url.startswith("sqlite") and not _sqlite_path(database_url).exists():
         return SchemaState(None, ScriptDirectory.from_config(_config()).get_current_head())
     return await _with_connection(database_url, _state)
 
@@ -99,7 +99,9 @@ async def _with_connection(database_url: str, work: Callable[[Connection], Schem
 
 
 def _with_sqlite_connection(database_url: str, work: Callable[[Connection], SchemaState]) -> SchemaState:
-    engine = create_engine(database_url, connect_args={"timeout": BUSY_TIMEOUT_S})
+    # Not the text itself: SQLAlchemy would take a ? or % of the path for its own.
+    url = URL.create("sqlite", database=str(_sqlite_path(database_url)))
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
     event.listen(engine, "connect", _take_over_transactions)
     event.listen(engine, "begin", _begin_immediately)
     try:
@@ -119,5 +121,5 @@ def _begin_immediately(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _file_exists(database_url: str) -> bool:
-    return Path(database_url.removeprefix("sqlite:///")).exists()
+def _sqlite_path(database_url: str) -> Path:
+    return Path(database_url.removeprefix("sqlite:///"))

@@ -30,6 +30,7 @@ _PLACEHOLDER = re.compile(r"\$(\d+)")
 _AWAY = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what comes of a farewell that the server sent while nobody was listening
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
     asyncpg.AdminShutdownError,
@@ -189,7 +190,7 @@ class _Use:
         self, _type: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         # A task that was cancelled, or waited too long, has left a command running.
-        is_usable = error is None or (isinstance(error, Exception) and not isinstance(error, TimeoutError))
+        is_usable = error is None or (isinstance(error, Exception) and not isinstance(error, _AWAY))
         self._connections.give_back(self._connection, is_usable=is_usable)
         if isinstance(error, _AWAY):
             raise _lost() from error

@@ -15,7 +15,7 @@ from loop.workflows.merchants import NewApiKey, NewMerchant
 from loop.workflows.processor_configs import ConfigChange
 from loop.workflows.tokens import issue_access_token
 
-PASSWORD = "correct horse battery"  # noqa: S105 - of merchants that live as long as a test
+PASSWORD = "correct horse battery"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Answer:
     headers: Mapping[str, str]
 
     @property
-    def body(self) -> Any:  # noqa: ANN401 - JSON
+    def body(self) -> Any:
         return json.loads(self.text) if self.text else None
 
     @property

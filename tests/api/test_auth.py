@@ -3,6 +3,7 @@
 import base64
 import json
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import jwt
@@ -68,15 +69,17 @@ async def test_a_token_must_be_ours_whole_and_fresh(shop: Shop) -> None:
     def signed(content: dict[str, Any], key: str = secret, algorithm: str = "HS256", typ: str = "at+jwt") -> str:
         return jwt.encode(content, key, algorithm=algorithm, headers={"typ": typ})
 
-    assert (await shop.get("/v1/orders", auth={"Authorization": f"Bearer {signed(claims())}"})).status == 200
-    missing = claims()
+    ours = partial(claims, sub=shop.merchant.id)
+    assert (await shop.get("/v1/orders", auth={"Authorization": f"Bearer {signed(ours())}"})).status == 200
+    missing = ours()
     del missing["exp"]
     bad = [
-        "x", "a.b.c", "e30.e30.e30", "é.é.é", "." * 3000, unsigned(claims()), shop.token[:-2], shop.token + "x",
-        signed(claims(), key="another secret of enough length, really"), signed(claims(), algorithm="HS512",
-        key=secret * 2), signed(claims(), typ="JWT"), signed(claims(iss="other")), signed(claims(aud="other")),
-        signed(claims(exp=1)), signed(claims(iat=claims()["iat"] + 3600)), signed(claims(sub=5)), signed(missing),
-        signed(claims(exp=10**30)), signed(claims(exp="soon")), signed(claims(exp=float("inf"))),
+        "x", "a.b.c", "e30.e30.e30", "é.é.é", "." * 3000, unsigned(ours()), shop.token[:-2], shop.token + "x",
+        signed(ours(), key="another secret of enough length, really"), signed(ours(), algorithm="HS512",
+        key=secret * 2), signed(ours(), typ="JWT"), signed(ours(iss="other")), signed(ours(aud="other")),
+        signed(ours(exp=1)), signed(ours(iat=ours()["iat"] + 3600)), signed(ours(sub=5)), signed(missing),
+        signed(ours(exp=10**30)), signed(ours(exp="soon")), signed(ours(exp=float("inf"))),
+        signed(ours(sub="mer_nobody")),
     ]  # fmt: skip
     for token in bad:
         answer = await shop.get("/v1/orders", auth={"Authorization": f"Bearer {token}"})

@@ -5,6 +5,7 @@ import json
 import socket
 from contextlib import suppress
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -20,70 +21,72 @@ async def stored(shop: Shop) -> int:
     return len((await shop.get("/v1/orders?limit=100")).body["data"])
 
 
-@pytest.mark.parametrize(
-    "raw",
-    [
-        b"x", b"{", b'{"amount":1', b"[]", b"[1]", b'"text"', b"1", b"null", b"true", b'{"amount":1}{}', b"{'a':1}",
-        b'\xef\xbb\xbf{"amount":1}', b'{"amount":NaN}', b'{"amount":Infinity}', b'{"amount":-Infinity}',
-        b'{"amount":1,"metadata":{"a":NaN}}', b'{"amount":1,"amount":2}', b'{"amount":1,"metadata":{"a":1,"a":1}}',
-        b'{"amount":1,"metadata":{"a":1e400}}', b'{"amount":1,"metadata":{"a":9223372036854775808}}',
-        b'{"amount":1,"metadata":{"a":' + b"9" * 5000 + b"}}", b'{"amount":1,"description":"\xff\xfe"}',
-        b'{"amount":1,"description":"\xed\xa0\x80"}', b'{"amount":1,"description":"\\ud800"}',
-        b'{"amount":1,"description":"\\udc00\\ud800"}', b'{"amount":1,"metadata":{"\\udfff":1}}',
-        b'{"amount":1,"description":"\\u0000"}', b'{"amount":1,"metadata":{"a\\u0000":1}}',
-        b'{"amount":1,"metadata":{"a":["b",{"c":"\\u0000"}]}}', b'{"amount":1,"description":"\x00"}',
-        b'{"amount":1,"metadata":' + b'{"a":' * 40 + b"1" + b"}" * 41,
-        b'{"amount":1,"metadata":{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}}",
-        b"[" * 60_000, b'{"a":' * 10_000,
-        json.dumps({"amount": 1, "metadata": {str(n): n for n in range(1001)}}).encode(),
-    ],
-    ids=lambda raw: repr(raw[:48]),
-)  # fmt: skip
-async def test_what_is_no_sound_json_is_refused(shop: Shop, raw: bytes) -> None:
-    answer = await shop.post("/v1/orders", raw=raw)
-    assert (answer.status, answer.code) == (400, "invalid_json")
+UNSOUND: list[bytes] = [
+    b"x", b"{", b'{"amount":1', b"[]", b"[1]", b'"text"', b"1", b"null", b"true", b'{"amount":1}{}', b"{'a':1}",
+    b'\xef\xbb\xbf{"amount":1}', b'{"amount":NaN}', b'{"amount":Infinity}', b'{"amount":-Infinity}',
+    b'{"amount":1,"metadata":{"a":NaN}}', b'{"amount":1,"amount":2}', b'{"amount":1,"metadata":{"a":1,"a":1}}',
+    b'{"amount":1,"metadata":{"a":1e400}}', b'{"amount":1,"metadata":{"a":9223372036854775808}}',
+    b'{"amount":1,"metadata":{"a":' + b"9" * 5000 + b"}}", b'{"amount":1,"description":"\xff\xfe"}',
+    b'{"amount":1,"description":"\xed\xa0\x80"}', b'{"amount":1,"description":"\\ud800"}',
+    b'{"amount":1,"description":"\\udc00\\ud800"}', b'{"amount":1,"metadata":{"\\udfff":1}}',
+    b'{"amount":1,"description":"\\u0000"}', b'{"amount":1,"metadata":{"a\\u0000":1}}',
+    b'{"amount":1,"metadata":{"a":["b",{"c":"\\u0000"}]}}', b'{"amount":1,"description":"\x00"}',
+    b'{"amount":1,"metadata":' + b'{"a":' * 40 + b"1" + b"}" * 41,
+    b'{"amount":1,"metadata":{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}}",
+    b"[" * 60_000, b'{"a":' * 10_000,
+    json.dumps({"amount": 1, "metadata": {str(n): n for n in range(1001)}}).encode(),
+]  # fmt: skip
+
+
+async def test_what_is_no_sound_json_is_refused(shop: Shop) -> None:
+    for raw in UNSOUND:
+        answer = await shop.post("/v1/orders", raw=raw)
+        assert (answer.status, answer.code) == (400, "invalid_json"), raw[:48]
     assert await stored(shop) == 0
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {}, {"amount": None}, {"amount": 0}, {"amount": -1}, {"amount": 1.5}, {"amount": 1.0}, {"amount": "1"},
-        {"amount": True}, {"amount": [1]}, {"amount": {}}, {"amount": 10**12 + 1}, {"amount": 2**63 - 1},
-        {"amount": 1, "currency": 5}, {"amount": 1, "currency": None}, {"amount": 1, "externalId": ""},
-        {"amount": 1, "externalId": "x" * 256}, {"amount": 1, "externalId": 5}, {"amount": 1, "customerId": "x" * 256},
-        {"amount": 1, "customerEmail": "nobody"}, {"amount": 1, "customerEmail": "a" * 320 + "@b"},
-        {"amount": 1, "description": "x" * 1001}, {"amount": 1, "metadata": []}, {"amount": 1, "metadata": "{}"},
-        {"amount": 1, "returnUrl": "javascript:alert(1)"}, {"amount": 1, "returnUrl": "https://"},
-        {"amount": 1, "returnUrl": "//shop.example"}, {"amount": 1, "returnUrl": "https://a@shop.example"},
-        {"amount": 1, "returnUrl": "https://shop.example/\r\nSet-Cookie: a=b"},
-        {"amount": 1, "returnUrl": "https://shop.example/" + "x" * 2048}, {"amount": 1, "returnUrl": "https://[::1"},
-        {"amount": 1, "cancelUrl": "https://shop.example:99999/"}, {"amount": 1, "captureMethod": "later"},
-        {"amount": 1, "country": "deu"}, {"amount": 1, "expiresAt": 1900000000},
-        {"amount": 1, "expiresAt": "2030-01-01T00:00:00"}, {"amount": 1, "expiresAt": "soon"},
-        {"amount": 1, "expiresAt": "2020-01-01T00:00:00Z"}, {"amount": 1, "expiresAt": "9999-12-31T23:59:59-14:00"},
-        {"amount": 1, "status": "captured"}, {"amount": 1, "merchantId": "mer_1"}, {"amount": 1, "amountCaptured": 1},
-        {"amount": 1, "external_id": "x"}, {"amount": 1, "id": "ord_1"}, {"amount": 1, "<script>": 1},
-    ],
-    ids=repr,
-)  # fmt: skip
-async def test_what_no_order_may_be_is_refused(shop: Shop, fields: dict[str, Any]) -> None:
-    answer = await shop.post("/v1/orders", fields)
-    assert (answer.status, answer.code) == (400, "validation_failed")
-    assert answer.body["details"]
-    for problem in answer.body["details"]:
-        assert set(problem) == {"field", "message"}
-    wrong = answer.body["details"][0]
-    assert wrong["field"] in fields or wrong["field"] == "amount"
-    assert answer.body["message"].startswith(wrong["field"])
+NO_ORDERS: list[dict[str, Any]] = [
+    {}, {"amount": None}, {"amount": 0}, {"amount": -1}, {"amount": 1.5}, {"amount": 1.0}, {"amount": "1"},
+    {"amount": True}, {"amount": [1]}, {"amount": {}}, {"amount": 10**12 + 1}, {"amount": 2**63 - 1},
+    {"amount": 1, "currency": 5}, {"amount": 1, "currency": None}, {"amount": 1, "externalId": ""},
+    {"amount": 1, "externalId": "x" * 256}, {"amount": 1, "externalId": 5}, {"amount": 1, "customerId": "x" * 256},
+    {"amount": 1, "customerEmail": "nobody"}, {"amount": 1, "customerEmail": "a" * 320 + "@b"},
+    {"amount": 1, "description": "x" * 1001}, {"amount": 1, "metadata": []}, {"amount": 1, "metadata": "{}"},
+    {"amount": 1, "returnUrl": "javascript:alert(1)"}, {"amount": 1, "returnUrl": "https://"},
+    {"amount": 1, "returnUrl": "//shop.example"}, {"amount": 1, "returnUrl": "https://a@shop.example"},
+    {"amount": 1, "returnUrl": "https://shop.example/\r\nSet-Cookie: a=b"},
+    {"amount": 1, "returnUrl": "https://shop.example/" + "x" * 2048}, {"amount": 1, "returnUrl": "https://[::1"},
+    {"amount": 1, "cancelUrl": "https://shop.example:99999/"}, {"amount": 1, "captureMethod": "later"},
+    {"amount": 1, "country": "deu"}, {"amount": 1, "expiresAt": 1900000000},
+    {"amount": 1, "expiresAt": "2030-01-01T00:00:00"}, {"amount": 1, "expiresAt": "soon"},
+    {"amount": 1, "expiresAt": "2020-01-01T00:00:00Z"}, {"amount": 1, "expiresAt": "9999-12-31T23:59:59-14:00"},
+    {"amount": 1, "status": "captured"}, {"amount": 1, "merchantId": "mer_1"}, {"amount": 1, "amountCaptured": 1},
+    {"amount": 1, "external_id": "x"}, {"amount": 1, "id": "ord_1"}, {"amount": 1, "<script>": 1},
+]  # fmt: skip
+
+
+async def test_what_no_order_may_be_is_refused(shop: Shop) -> None:
+    for fields in NO_ORDERS:
+        answer = await shop.post("/v1/orders", fields)
+        assert (answer.status, answer.code) == (400, "validation_failed"), fields
+        assert answer.body["details"]
+        for problem in answer.body["details"]:
+            assert set(problem) == {"field", "message"}
+        wrong = answer.body["details"][0]
+        assert wrong["field"] in fields or wrong["field"] == "amount"
+        assert answer.body["message"].startswith(wrong["field"])
     assert await stored(shop) == 0
 
 
-@pytest.mark.parametrize("currency", ["XXX", "US", "DOLLAR", "", "U$D", "usdx", "\u0000", "İNR"])
-async def test_an_unknown_currency_is_refused(shop: Shop, currency: str) -> None:
-    answer = await shop.post("/v1/orders", {"amount": 1, "currency": currency})
-    assert answer.status == 400
-    assert answer.code in ("invalid_currency", "invalid_json")
+NO_CURRENCIES: list[str] = ["XXX", "US", "DOLLAR", "", "U$D", "usdx", "\u0000", "İNR"]
+
+
+async def test_an_unknown_currency_is_refused(shop: Shop) -> None:
+    for currency in NO_CURRENCIES:
+        answer = await shop.post("/v1/orders", {"amount": 1, "currency": currency})
+        assert (answer.status, answer.code) == (400, "invalid_json" if currency == "\0" else "invalid_currency"), (
+            currency
+        )
 
 
 def test_problems_are_named_without_what_was_sent() -> None:
@@ -95,23 +98,22 @@ def test_problems_are_named_without_what_was_sent() -> None:
     assert "hunter2" not in repr(caught.value.__dict__)
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"description": CARD}, {"description": f"paid with {CARD.replace(' ', '')}!"}, {"externalId": CARD},
-        {"metadata": {"a": [{"b": CARD.replace(" ", "-")}]}}, {"metadata": {CARD: 1}},
-        {"metadata": {"n": CARD_AS_NUMBER}}, {"metadata": {"n": -CARD_AS_NUMBER}},
-        {"metadata": {"n": CARD.replace(" ", "\u00a0")}},
-        {"unknown": CARD}, {"amount": CARD}, {"amount": CARD_AS_NUMBER},
-        {"returnUrl": f"https://shop.example/?card={CARD_AS_NUMBER}"},
-    ],
-    ids=repr,
-)  # fmt: skip
-async def test_a_card_number_anywhere_is_refused(shop: Shop, fields: dict[str, Any]) -> None:
-    for text in (json.dumps({"amount": 1, **fields}), json.dumps({"amount": 1, **fields}, ensure_ascii=False)):
-        answer = await shop.post("/v1/orders", raw=text.encode())
-        assert (answer.status, answer.code) == (400, "raw_card_data")
-        assert "4242" not in answer.text
+CARDS: list[dict[str, Any]] = [
+    {"description": CARD}, {"description": f"paid with {CARD.replace(' ', '')}!"}, {"externalId": CARD},
+    {"metadata": {"a": [{"b": CARD.replace(" ", "-")}]}}, {"metadata": {CARD: 1}},
+    {"metadata": {"n": CARD_AS_NUMBER}}, {"metadata": {"n": -CARD_AS_NUMBER}},
+    {"metadata": {"n": CARD.replace(" ", "\u00a0")}},
+    {"unknown": CARD}, {"amount": CARD}, {"amount": CARD_AS_NUMBER},
+    {"returnUrl": f"https://shop.example/?card={CARD_AS_NUMBER}"},
+]  # fmt: skip
+
+
+async def test_a_card_number_anywhere_is_refused(shop: Shop) -> None:
+    for fields in CARDS:
+        for text in (json.dumps({"amount": 1, **fields}), json.dumps({"amount": 1, **fields}, ensure_ascii=False)):
+            answer = await shop.post("/v1/orders", raw=text.encode())
+            assert (answer.status, answer.code) == (400, "raw_card_data"), text
+            assert "4242" not in answer.text
     assert await stored(shop) == 0
 
 
@@ -198,9 +200,11 @@ async def test_too_many_headers_and_too_long_a_query_are_refused(shop: Shop) -> 
     assert (long.status, long.code) == (400, "query_too_long")
 
 
-@pytest.mark.parametrize("text", ["' OR '1'='1", "'; DROP TABLE orders; --", "%_\\", "{{7*7}}", "${7*7}"])
-async def test_text_stays_text(shop: Shop, text: str) -> None:
-    order = await shop.order(externalId=text, description=text, metadata={text: text})
-    assert (order["externalId"], order["description"], order["metadata"]) == (text, text, {text: text})
-    found = await shop.call("GET", "/v1/orders", headers={})
-    assert len(found.body["data"]) == 1
+async def test_text_stays_text(shop: Shop) -> None:
+    texts = ("' OR '1'='1", "'; DROP TABLE orders; --", "%_\\", "{{7*7}}", "${7*7}")
+    for text in texts:
+        order = await shop.order(externalId=text, description=text, metadata={text: text})
+        assert (order["externalId"], order["description"], order["metadata"]) == (text, text, {text: text})
+        found = await shop.get("/v1/orders?" + urlencode({"externalId": text}))
+        assert [each["id"] for each in found.body["data"]] == [order["id"]]
+    assert await stored(shop) == len(texts)

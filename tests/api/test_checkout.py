@@ -4,8 +4,6 @@ import re
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import pytest
-
 from loop.domain.money import Money
 from loop.workflows.checkout import told
 from loop.workflows.orders import NewOrder, creating
@@ -79,21 +77,20 @@ async def test_a_session_needs_little(shop: Shop) -> None:
     assert (read["currency"], read["lineItems"], read["metadata"]) == ("USD", [], {})
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"amount": None}, {"amount": 0}, {"successUrl": None}, {"successUrl": "javascript:alert(1)"},
-        {"cancelUrl": "ftp://x"}, {"expiresIn": 59}, {"expiresIn": 31 * 86_400}, {"expiresIn": "60"},
-        {"lineItems": [{"name": "x"}]}, {"lineItems": [{"name": "", "amount": 1, "quantity": 1}]},
-        {"lineItems": [{"name": "x", "amount": -1, "quantity": 1}]}, {"lineItems": {}},
-        {"lineItems": [{"name": "x", "amount": 1, "quantity": 0}]}, {"lineItems": [{"name": "x", "amount": 1}] * 101},
-        {"status": "completed"}, {"orderId": "ord_x"},
-    ],
-    ids=repr,
-)  # fmt: skip
-async def test_a_bad_session_is_refused(shop: Shop, changed: dict[str, object]) -> None:
-    answer = await shop.post("/v1/checkout/sessions", {**SESSION, **changed})
-    assert (answer.status, answer.code) == (400, "validation_failed")
+NO_SESSIONS: list[dict[str, Any]] = [
+    {"amount": None}, {"amount": 0}, {"successUrl": None}, {"successUrl": "javascript:alert(1)"},
+    {"cancelUrl": "ftp://x"}, {"expiresIn": 59}, {"expiresIn": 31 * 86_400}, {"expiresIn": "60"},
+    {"lineItems": [{"name": "x"}]}, {"lineItems": [{"name": "", "amount": 1, "quantity": 1}]},
+    {"lineItems": [{"name": "x", "amount": -1, "quantity": 1}]}, {"lineItems": {}},
+    {"lineItems": [{"name": "x", "amount": 1, "quantity": 0}]}, {"lineItems": [{"name": "x", "amount": 1}] * 101},
+    {"status": "completed"}, {"orderId": "ord_x"},
+]  # fmt: skip
+
+
+async def test_a_bad_session_is_refused(shop: Shop) -> None:
+    for changed in NO_SESSIONS:
+        answer = await shop.post("/v1/checkout/sessions", {**SESSION, **changed})
+        assert (answer.status, answer.code) == (400, "validation_failed"), changed
     assert (await shop.get("/v1/orders")).body["data"] == []
 
 

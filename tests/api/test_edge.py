@@ -4,11 +4,14 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Message
 
 from loop import telemetry
 from loop.runtime import Running
@@ -137,6 +140,27 @@ async def test_only_named_origins_may_call_from_a_browser(shop: Shop) -> None:
     assert refused.headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
 
 
+async def ask(app: Starlette, path: str) -> list[Message]:
+    """Ask an application that listens nowhere; return the messages of its answer."""
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}
+    await app(scope, receive, send)
+    return sent
+
+
+async def test_behind_https_browsers_are_told_to_stay_there(served: Running) -> None:
+    secure = replace(served.context.settings, checkout_base_url="https://pay.example")
+    sent = await ask(application.create_app(replace(served.context, settings=secure)), "/health")
+    assert dict(sent[0]["headers"])[b"strict-transport-security"].startswith(b"max-age=")
+
+
 async def test_what_nobody_foresaw_is_told_to_the_log_only(
     served: Running, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,15 +168,8 @@ async def test_what_nobody_foresaw_is_told_to_the_log_only(
         raise RuntimeError("the password is hunter2, said /srv/loop/server/secret.py")
 
     monkeypatch.setattr(health, "routes", [Route("/health", fail, methods=["GET"])])
-    app = application.create_app(served.context)
-    sent: list[dict[str, object]] = []
-
-    async def send(message: dict[str, object]) -> None:
-        sent.append(message)
-
-    scope = {"type": "http", "method": "GET", "path": "/health", "headers": [], "query_string": b""}
-    await app(scope, None, send)  # type: ignore[arg-type]
-    body = json.loads(str(sent[1]["body"], "utf-8"))  # type: ignore[call-overload]
+    sent = await ask(application.create_app(served.context), "/health")
+    body = json.loads(sent[1]["body"])
     assert sent[0]["status"] == 500
     assert body["code"] == "internal_error"
     assert "hunter2" not in json.dumps(body)

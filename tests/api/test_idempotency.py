@@ -4,8 +4,6 @@ import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
-import pytest
-
 from loop.storage import idempotency as rows
 from loop.workflows import idempotency
 from loop.workflows.idempotency import LOCKED, KeyedRequest, StoredAnswer
@@ -103,11 +101,14 @@ async def test_a_refusal_leaves_the_key_free(shop: Shop, bare_shop: Shop) -> Non
     assert (paid.body["status"], is_replay(paid)) == ("captured", False)
 
 
-@pytest.mark.parametrize("name", ["", "x" * 256, "4242424242424242", "é\x9f"])
-async def test_a_bad_key_is_refused(shop: Shop, name: str) -> None:
-    answer = await shop.post("/v1/orders", {"amount": 1}, headers=key(name))
-    assert answer.status == 400
-    assert answer.code in ("invalid_idempotency_key", "raw_card_data")
+BAD_KEYS: list[str] = ["", "x" * 256, "4242424242424242", "é\x9f"]
+
+
+async def test_a_bad_key_is_refused(shop: Shop) -> None:
+    for name in BAD_KEYS:
+        answer = await shop.post("/v1/orders", {"amount": 1}, headers=key(name))
+        assert answer.status == 400, name
+        assert answer.code in ("invalid_idempotency_key", "raw_card_data")
     assert (await shop.get("/v1/orders")).body["data"] == []
     assert (await shop.post("/v1/orders", {"amount": 1}, headers=key("x" * 255))).status == 201
 

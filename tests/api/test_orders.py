@@ -3,8 +3,6 @@
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
-import pytest
-
 from tests.api.client import Shop
 
 ORDER_FIELDS = {
@@ -93,16 +91,16 @@ async def test_orders_are_listed_newest_first_from_a_cursor_on(shop: Shop, bare_
     assert len((await shop.get("/v1/orders?createdTo=2999-01-01T00:00:00Z")).body["data"]) == 5
 
 
-@pytest.mark.parametrize(
-    "query",
-    ["limit=0", "limit=101", "limit=x", "limit=1&limit=2", "limit=%C2%B2", "cursor=%00", "cursor=a'b", "status=paid",
+BAD_QUERIES: list[str] = ["limit=0", "limit=101", "limit=x", "limit=1&limit=2", "limit=%C2%B2", "cursor=%00", "cursor=a'b", "status=paid",
      "createdFrom=yesterday", "createdFrom=2030-01-01T00:00:00", "amountMin=-1", "amountMin=1.5", "externalId=%FF",
-     f"externalId={'x' * 256}", f"amountMax={'9' * 30}", "externalId=4242424242424242"],
-)  # fmt: skip
-async def test_a_bad_query_is_refused(shop: Shop, query: str) -> None:
-    answer = await shop.get(f"/v1/orders?{query}")
-    assert answer.status == 400, answer.text
-    assert answer.code in ("validation_failed", "raw_card_data")
+     f"externalId={'x' * 256}", f"amountMax={'9' * 30}", "externalId=4242424242424242"]  # fmt: skip
+
+
+async def test_a_bad_query_is_refused(shop: Shop) -> None:
+    for query in BAD_QUERIES:
+        answer = await shop.get(f"/v1/orders?{query}")
+        assert answer.status == 400, answer.text
+        assert answer.code in ("validation_failed", "raw_card_data")
 
 
 async def test_a_payment_is_captured_at_once(shop: Shop) -> None:

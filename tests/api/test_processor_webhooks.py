@@ -7,7 +7,7 @@ import pytest
 from loop.processors.sandbox import SandboxProcessor
 from tests.api.client import Answer, Shop
 
-SECRET = "whsec_sandbox"  # noqa: S105 - the sandbox knows no other
+SECRET = "whsec_sandbox"
 
 
 async def signed(shop: Shop, secret: str = SECRET) -> tuple[bytes, dict[str, str]]:
