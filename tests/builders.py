@@ -278,12 +278,12 @@ class Shop:
         new = replace(NewOrder(Money(amount_minor, "EUR")), **changes)  # type: ignore[arg-type] # any field
         return await orders.create(self.context, self.merchant_id, new)
 
-    async def pay(self, order_id: str, token: str | None = "tok_approve", **changes: object) -> OrderInHand:  # noqa: S107 - a sandbox token
+    async def pay(self, order_id: str, token: str | None = "tok_approve", **changes: object) -> OrderInHand:
         """Pay an order and wait for the answer."""
         request = replace(PayRequest(token=token), **changes)  # type: ignore[arg-type] # any field
         return await payments.pay(self.context, self.merchant_id, order_id, request=request, wait_s=self.wait_s)
 
-    async def paid(self, token: str = "tok_approve", amount_minor: int = 1_000, **changes: object) -> OrderInHand:  # noqa: S107 - a sandbox token
+    async def paid(self, token: str = "tok_approve", amount_minor: int = 1_000, **changes: object) -> OrderInHand:
         """Create an order and pay it."""
         return await self.pay((await self.order(amount_minor, **changes)).id, token)
 

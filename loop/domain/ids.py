@@ -22,6 +22,7 @@ PREFIX_CHECKOUT_SESSION = "cs"
 PREFIX_EVENT = "evt"
 PREFIX_ENDPOINT = "ep"
 PREFIX_PROCESSOR_EVENT = "pev"
+PREFIX_ROUTING_RULE = "rul"
 PREFIX_TOKEN_FAMILY = "fam"  # noqa: S105 - a prefix of ids, not a secret
 
 

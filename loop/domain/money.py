@@ -56,7 +56,7 @@ class Money:
 def require_currency(code: str) -> str:
     """Return the upper-case ISO 4217 code, or raise `invalid_currency`."""
     upper = code.upper()
-    if not code.isascii() or upper not in CURRENCY_EXPONENTS:  # some letters' capitals are ASCII: ſ becomes S
+    if not code.isascii() or upper not in CURRENCY_EXPONENTS:  # the capitals of some other letters are ASCII
         raise invalid(
             "invalid_currency",
             "currency must be an ISO 4217 code such as USD, EUR or INR.",

@@ -32,6 +32,12 @@ class Capabilities:
     can_void: bool = True
     can_refund_partially: bool = True
     payment_methods: frozenset[str] = frozenset({"card"})
+    currencies: frozenset[str] | None = None
+    """ISO 4217 codes; None leaves it to the processor to say."""
+    minimums: Mapping[str, int] = field(default_factory=dict)
+    """The smallest charge by currency, in ISO 4217's minor units; a currency that is not named has none."""
+    is_test_only: bool = False
+    """Whether an account must be in test mode."""
 
 
 @dataclass(frozen=True, slots=True)

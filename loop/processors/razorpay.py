@@ -200,18 +200,23 @@ class RazorpayProcessor:
             )
             return refund_outcome_of(refund)
         except TROUBLE as error:
-            if isinstance(error, RefusedError) and is_definite(error):
-                return await self._refund_refused(account, request, error)
-            return RefundOutcome(RefundStatus.UNKNOWN, error_message=reason_of(error))
+            if isinstance(refusal_of(error), NotSent) and not is_definite(error):
+                return RefundOutcome(RefundStatus.UNKNOWN, error_message=reason_of(error))
+            return await self._refund_in_doubt(account, request, error)
 
-    async def _refund_refused(self, account: Account, request: RefundRequest, error: RefusedError) -> RefundOutcome:
-        """Return what a refusal means, once it is sure that no earlier request has made the refund."""
+    async def _refund_in_doubt(self, account: Account, request: RefundRequest, error: Exception) -> RefundOutcome:
+        """Return what a failed call means, once it is sure that neither it nor an earlier one has made the refund.
+
+        The same key may bring the same error for ever, so the refund itself is looked for.
+        """
         try:
             made = await self._find_refund(account, request)
             if made is not None:
                 return refund_outcome_of(made)
         except TROUBLE as trouble:
             return RefundOutcome(RefundStatus.UNKNOWN, error_message=reason_of(trouble))
+        if not isinstance(error, RefusedError) or not is_definite(error):
+            return RefundOutcome(RefundStatus.UNKNOWN, error_message=reason_of(error))
         if "idempotency" in error.refusal.description.lower():
             log.error("razorpay.refund_key_used_otherwise", refund_id=request.refund_id)
             return RefundOutcome(RefundStatus.UNKNOWN, error_message=reason_of(error))

@@ -165,7 +165,7 @@ def refused_refund(reason: str) -> RefundOutcome:
     return RefundOutcome(RefundStatus.FAILED, error_code="refund_refused", error_message=reason)
 
 
-def is_definite(error: RazorpayError) -> bool:
+def is_definite(error: Exception) -> bool:
     """Tell whether Razorpay looked at a request and refused it for good; anything else is settled by asking again."""
     if not isinstance(error, RefusedError) or error.status not in (400, 404, 422):
         return False

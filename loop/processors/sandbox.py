@@ -145,7 +145,7 @@ class SandboxProcessor:
     """
 
     name = "sandbox"
-    capabilities = Capabilities(payment_methods=frozenset({"card", "upi", "netbanking", "wallet"}))
+    capabilities = Capabilities(payment_methods=frozenset({"card", "upi", "netbanking", "wallet"}), is_test_only=True)
     credentials_schema: tuple[CredentialField, ...] = (
         CredentialField("webhookSecret", "Webhook signing secret", is_required=False),
     )

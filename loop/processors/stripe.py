@@ -35,6 +35,7 @@ from loop.processors.base import (
 )
 from loop.processors.http import processor_session, within_deadline
 from loop.processors.stripe_answers import (
+    MINIMUMS,
     STATE_CONFLICTS,
     TROUBLE,
     UnusableKeyError,
@@ -81,7 +82,7 @@ class StripeProcessor:
     """One for the process; the accounts' clients share one session, bound to the running event loop."""
 
     name = "stripe"
-    capabilities = Capabilities()
+    capabilities = Capabilities(minimums=MINIMUMS)
     credentials_schema: tuple[CredentialField, ...] = (
         CredentialField("secretKey", "Secret key"),
         CredentialField("publishableKey", "Publishable key", is_required=False, is_secret=False),

@@ -25,6 +25,16 @@ from loop.processors.stripe_declines import CONFIGURATION_CODES, decline_of
 EXPONENTS_APART: Mapping[str, tuple[int, int]] = {"ISK": (100, 1), "UGX": (100, 1), "MGA": (1, 100)}
 """Currencies whose minor unit at Stripe is not ISO 4217's: Stripe's amount is Loop's times this ratio."""
 
+MINIMUMS: Mapping[str, int] = {
+    **dict.fromkeys(("USD", "EUR", "CAD", "AUD", "INR", "JPY"), 50),
+    "GBP": 30,
+    "AED": 200,
+    "HKD": 400,
+    "MXN": 1_000,
+    "SEK": 300,
+}
+"""Stripe's smallest charges, in Loop's minor units; of other currencies Stripe itself says."""
+
 STATE_CONFLICTS = frozenset(
     {"payment_intent_unexpected_state", "charge_already_captured", "charge_expired_for_capture"}
 )

@@ -17,6 +17,7 @@ from loop.server.api import (
     orders,
     processors,
     refunds,
+    routing_rules,
     stats,
     webhooks,
 )
@@ -37,6 +38,7 @@ def create_app(context: Context) -> Starlette:
             *merchants.routes,
             *api_keys.routes,
             *processors.routes,
+            *routing_rules.routes,
             *webhooks.routes,
             *dashboard_orders.routes,
             *stats.routes,

@@ -1,7 +1,6 @@
 """Idempotency over HTTP: the Idempotency-Key header of a POST, and its stored answer sent again."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
 from json import JSONEncoder
 from typing import Final
 
@@ -13,7 +12,7 @@ from loop.domain.errors import ErrorKind, LoopError, invalid
 from loop.server.request import card_number_refusal, context_of, json_response, json_text
 from loop.storage.statements import Parameters, Write
 from loop.workflows import idempotency
-from loop.workflows.idempotency import KeyedRequest, StoredAnswer
+from loop.workflows.idempotency import Claim, KeyedRequest, StoredAnswer
 
 MAX_KEY_CHARACTERS: Final = 255
 
@@ -24,8 +23,8 @@ _EFFECTLESS: Final = frozenset(
 )
 """Refusals that had no effect: their key is free again, so that the request can be made once its cause is gone."""
 
-Operation = Callable[[datetime | None], Awaitable[Response]]
-"""Does the work. It is told when an earlier run began whose process died, since that may have had its effect."""
+Operation = Callable[[Claim | None], Awaitable[Response]]
+"""Does the work, under the claim of its key if it has one: a claim tells of an earlier run whose process died."""
 
 
 def keyed_request(request: Request, merchant_id: str, *, content: Mapping[str, object]) -> KeyedRequest | None:
@@ -41,17 +40,27 @@ def keyed_request(request: Request, merchant_id: str, *, content: Mapping[str, o
     return KeyedRequest(merchant_id, key, idempotency.fingerprint(request.method, path, body=_CANONICAL(content)))
 
 
-async def once(request: Request, merchant_id: str, *, content: Mapping[str, object], operation: Operation) -> Response:
-    """Run an operation, or send again what was answered to the same request under the same Idempotency-Key."""
+async def once(
+    request: Request,
+    merchant_id: str,
+    *,
+    content: Mapping[str, object],
+    operation: Operation,
+    subject_id: str | None = None,
+) -> Response:
+    """Run an operation, or send again what was answered to the same request under the same Idempotency-Key.
+
+    `subject_id` is the id for what it makes, which the claim then carries from a run that died to the next.
+    """
     keyed = keyed_request(request, merchant_id, content=content)
     if keyed is None:
         return await operation(None)
     context = context_of(request)
-    claimed = await idempotency.claim(context, keyed)
+    claimed = await idempotency.claim(context, keyed, subject_id)
     if isinstance(claimed, StoredAnswer):
         return _replayed(claimed)
     try:
-        response = await operation(claimed.began_at)
+        response = await operation(claimed)
     except LoopError as error:
         # Anything else may have had its effect: the key stays taken until its lock ends.
         if error.kind in _EFFECTLESS:

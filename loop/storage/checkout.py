@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, insert, select, text, update
 
 from loop.storage.columns import UtcTime
 from loop.storage.database import Reader, Session
@@ -35,6 +35,16 @@ class CheckoutSession:
 _INSERT = Write(insert(_sessions).values(parameters_for(_sessions, field_names(CheckoutSession))))
 _GET = Statement(
     select(*columns_of(_sessions, CheckoutSession)).where(_sessions.c.id == bindparam("session_id")), CheckoutSession
+)
+_DUE = Statement(
+    select(*columns_of(_sessions, CheckoutSession))
+    .where(
+        _sessions.c.expires_at <= bindparam("now", type_=UtcTime),
+        text("completed_at IS NULL AND expired_at IS NULL"),  # literal, as in the partial index
+    )
+    .order_by(_sessions.c.expires_at)
+    .limit(bindparam("limit")),
+    CheckoutSession,
 )
 _OF_ORDER = Statement(
     select(*columns_of(_sessions, CheckoutSession)).where(_sessions.c.order_id == bindparam("order_id")).limit(100),
@@ -79,3 +89,8 @@ async def get(reader: Reader, session_id: str) -> CheckoutSession | None:
 async def of_order(reader: Reader, order_id: str) -> list[CheckoutSession]:
     """Return the checkout sessions of an order."""
     return await reader.all(_OF_ORDER, {"order_id": order_id})
+
+
+async def due(reader: Reader, now: datetime, limit: int) -> list[CheckoutSession]:
+    """Return open checkout sessions whose time is up, of all merchants, oldest first."""
+    return await reader.all(_DUE, {"now": now, "limit": limit})

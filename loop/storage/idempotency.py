@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, tuple_, update
 from sqlalchemy.dialects import postgresql
 
 from loop.storage.columns import UtcTime
@@ -41,7 +41,12 @@ _GET = Statement(select(*columns_of(_keys, IdempotencyKey)).where(*_OF).with_for
 _TAKE_OVER = Write(update(_keys).where(*_OF, _HELD).values(locked_until=bindparam("new_locked_until", type_=UtcTime)))
 _FINISH = Write(update(_keys).where(*_OF, _HELD).values(parameters_for(_keys, ["status_code", "answer", "subject_id"])))
 _RELEASE = Write(delete(_keys).where(*_OF, _HELD))
-_PURGE = Write(delete(_keys).where(_keys.c.created_at < bindparam("before", type_=UtcTime)))
+_OLD = (
+    select(_keys.c.merchant_id, _keys.c.key)
+    .where(_keys.c.created_at < bindparam("before", type_=UtcTime))
+    .limit(bindparam("limit"))
+)
+_PURGE = Write(delete(_keys).where(tuple_(_keys.c.merchant_id, _keys.c.key).in_(_OLD)))
 
 
 def insertion(row: IdempotencyKey) -> tuple[Write, Parameters]:
@@ -76,9 +81,9 @@ async def release(session: Session, row: IdempotencyKey) -> None:
     await session.run(_RELEASE, _held(row))
 
 
-async def purge(session: Session, before: datetime) -> int:
-    """Delete keys that are older than `before`; return how many."""
-    return await session.run(_PURGE, {"before": before})
+async def purge(session: Session, before: datetime, limit: int) -> int:
+    """Delete up to `limit` keys that are older than `before`; return how many."""
+    return await session.run(_PURGE, {"before": before, "limit": limit})
 
 
 def _held(row: IdempotencyKey) -> dict[str, object]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 
 from loop.storage.columns import UtcTime
 from loop.storage.database import Reader, Session
@@ -107,6 +107,13 @@ _END_FAMILY = Write(
     .values(is_used=True, expires_at=bindparam("now", type_=UtcTime))
 )
 
+_OUTLIVED = (
+    select(_tokens.c.token_hash)
+    .where(_tokens.c.expires_at < bindparam("before", type_=UtcTime))
+    .limit(bindparam("limit"))
+)
+_PURGE_TOKENS = Write(delete(_tokens).where(_tokens.c.token_hash.in_(_OUTLIVED)))
+
 
 def insertion(merchant: Merchant) -> tuple[Write, Parameters]:
     """Return the write that inserts a merchant, for `Session.run_together`."""
@@ -184,3 +191,8 @@ async def use_refresh_token(session: Session, token_hash: str) -> bool:
 async def end_family(session: Session, family_id: str, now: datetime) -> None:
     """End every token of a sign-in session."""
     await session.run(_END_FAMILY, {"family": family_id, "now": now})
+
+
+async def purge_refresh_tokens(session: Session, before: datetime, limit: int) -> int:
+    """Delete up to `limit` refresh tokens that expired before `before`; return how many."""
+    return await session.run(_PURGE_TOKENS, {"before": before, "limit": limit})

@@ -24,7 +24,7 @@ _BY_REFERENCE = Statement(
 _OF_ORDER = Statement(
     select(*columns_of(_refunds, Refund))
     .where(_refunds.c.order_id == bindparam("order_id"), _refunds.c.merchant_id == bindparam("merchant_id"))
-    .order_by(_refunds.c.id.desc())
+    .order_by(_refunds.c.created_at.desc(), _refunds.c.id.desc())
     .limit(1000),
     Refund,
 )

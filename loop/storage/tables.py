@@ -95,6 +95,22 @@ class ProcessorConfigs(SQLModel, table=True):
     updated_at: datetime = _time()
 
 
+class RoutingRules(SQLModel, table=True):
+    """Where a merchant's payments go; the rule with the lowest priority that matches decides."""
+
+    __tablename__ = "routing_rules"
+    id: str = Field(primary_key=True, max_length=40)
+    merchant_id: str = Field(foreign_key="merchants.id", index=True, max_length=40)
+    name: str = Field(max_length=255)
+    priority: int
+    is_enabled: bool
+    conditions: dict[str, Any] = Field(sa_column=Column(Document, nullable=False))
+    processors: list[str] = Field(sa_column=Column(Document, nullable=False))
+    weights: list[int] = Field(sa_column=Column(Document, nullable=False))
+    created_at: datetime = _time()
+    updated_at: datetime = _time()
+
+
 class Orders(SQLModel, table=True):
     """What is owed. The CHECKs hold whatever the code does."""
 
@@ -242,6 +258,14 @@ class CheckoutSessions(SQLModel, table=True):
     """A hosted page for one order."""
 
     __tablename__ = "checkout_sessions"
+    __table_args__ = (
+        Index(
+            "ix_checkout_sessions_open",
+            "expires_at",
+            sqlite_where=text("completed_at IS NULL AND expired_at IS NULL"),
+            postgresql_where=text("completed_at IS NULL AND expired_at IS NULL"),
+        ),
+    )
     id: str = Field(primary_key=True, max_length=40)
     merchant_id: str = Field(max_length=40, index=True)
     order_id: str = Field(foreign_key="orders.id", index=True, max_length=40)

@@ -6,15 +6,17 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
 from aiohttp import web
 
-from loop.testing.stub_control import ControlPlane, RequestLog
+from loop.testing.stub_control import ControlPlane, Handler, RequestLog
 from loop.testing.stub_faults import FaultPlan
 from loop.testing.stub_ledger import LedgerEntry, Store, new_object_id, read_ledger
+from loop.testing.stub_razorpay import RazorpayFace
+from loop.testing.stub_razorpay_customer import RazorpayCustomer
 from loop.testing.stub_stripe import StripeFace
 from loop.testing.stub_stripe_customer import StripeCustomer
 from loop.testing.stub_webhooks import Endpoint, Webhooks
@@ -79,17 +81,17 @@ class StubProcessor:
         return list(self.store.entries)
 
     def _app(self) -> web.Application:
-        app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[self._note_request])
+        razorpay = RazorpayFace(self.store, self.faults, webhooks=self.webhooks)
+        app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[self._note_request, razorpay.divert])
         ControlPlane(self.store, self.faults, webhooks=self.webhooks, requests=self.requests).add_to(app)
-        # Each processor the stub stands in for is a face with its own paths.
+        # Each processor the stub stands in for is a face; where two have the same path, the key decides.
+        RazorpayCustomer(self.store, self.webhooks).add_to(app)
         StripeCustomer(self.store, self.webhooks).add_to(app)
         StripeFace(self.store, self.faults, webhooks=self.webhooks).add_to(app)
         return app
 
     @web.middleware
-    async def _note_request(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
+    async def _note_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         self.requests.note(request, self.store.now_ms())
         return await handler(request)
 

@@ -1,12 +1,13 @@
-"""Webhooks of the stand-in processor: signed as Stripe signs, delivered twice, late or out of order when told."""
+"""Webhooks of the stand-in processor: signed as each processor signs, delivered twice, late or out of order if told."""
 
 import asyncio
 import hashlib
 import hmac
 import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import aiohttp
 
@@ -76,6 +77,27 @@ def stripe_signature(payload: str, secret: str, *, at_s: int) -> str:
     return f"t={at_s},v1={digest}"
 
 
+Pack: TypeAlias = Callable[[JsonObject, str, int], tuple[bytes, dict[str, str]]]
+"""Writes down and signs: an event (the log reads its `id` and `type`), a secret, a time in seconds -> body, headers."""
+
+
+def pack_for_stripe(event: JsonObject, secret: str, at_s: int) -> tuple[bytes, dict[str, str]]:
+    """Return an event as Stripe posts it."""
+    payload = json.dumps(event, indent=2)
+    return payload.encode(), {
+        "Content-Type": "application/json; charset=utf-8",
+        "Stripe-Signature": stripe_signature(payload, secret, at_s=at_s),
+        "User-Agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Delivery:
+    endpoint: Endpoint
+    event: JsonObject
+    pack: Pack
+
+
 class Webhooks:
     """Sends events to endpoints in the background; started and closed with the stub."""
 
@@ -87,7 +109,7 @@ class Webhooks:
         self._session: aiohttp.ClientSession | None = None
         self._slots = asyncio.Semaphore(IN_FLIGHT_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._held: list[tuple[Endpoint, JsonObject]] = []
+        self._held: list[_Delivery] = []
 
     async def start(self) -> None:
         """Open the client session deliveries share."""
@@ -107,16 +129,17 @@ class Webhooks:
             while self._tasks:
                 await asyncio.wait(set(self._tasks))
 
-    def publish(self, account: str, events: Sequence[JsonObject]) -> None:
+    def publish(self, account: str, events: Sequence[JsonObject], *, pack: Pack = pack_for_stripe) -> None:
         """Send an account's new events to the endpoints that want them, as the faults now say."""
         for event in events:
             for endpoint in self.endpoints:
                 if endpoint.account not in (None, account):
                     continue
+                delivery = _Delivery(endpoint, event, pack)
                 if self.faults.is_held and len(self._held) < WAITING_MAX:
-                    self._held.append((endpoint, event))
+                    self._held.append(delivery)
                 else:
-                    self._start(endpoint, event)
+                    self._start(delivery)
 
     def release(self, seed: int) -> int:
         """Send everything held back, in an order that the seed alone decides; return how many."""
@@ -126,46 +149,38 @@ class Webhooks:
         self._track(task)
         return len(held)
 
-    def _start(self, endpoint: Endpoint, event: JsonObject) -> None:
+    def _start(self, delivery: _Delivery) -> None:
         for _ in range(self.faults.copies):
             if len(self._tasks) >= WAITING_MAX:
                 return
-            self._track(
-                asyncio.get_running_loop().create_task(self._deliver(endpoint, event, delay_s=self.faults.delay_s))
-            )
+            self._track(asyncio.get_running_loop().create_task(self._deliver(delivery, delay_s=self.faults.delay_s)))
 
     def _track(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _deliver_in_turn(self, deliveries: list[tuple[Endpoint, JsonObject]]) -> None:
-        for endpoint, event in deliveries:
+    async def _deliver_in_turn(self, deliveries: list[_Delivery]) -> None:
+        for delivery in deliveries:
             for _ in range(self.faults.copies):
-                await self._deliver(endpoint, event)
+                await self._deliver(delivery)
 
-    async def _deliver(self, endpoint: Endpoint, event: JsonObject, *, delay_s: float = 0.0) -> None:
+    async def _deliver(self, delivery: _Delivery, *, delay_s: float = 0.0) -> None:
+        endpoint, event = delivery.endpoint, delivery.event
         for wait_s in (delay_s, *RETRY_DELAYS_S):
             await asyncio.sleep(wait_s)
             async with self._slots:
-                status = await self._post(endpoint, event)
+                status = await self._post(delivery)
             self.log.append({"event": event["id"], "type": event["type"], "url": endpoint.url, "status": status})
             if status is not None and 200 <= status < 300:
                 return
 
-    async def _post(self, endpoint: Endpoint, event: JsonObject) -> int | None:
+    async def _post(self, delivery: _Delivery) -> int | None:
         if self._session is None:
             raise RuntimeError("the stub's webhooks are not started")
-        payload = json.dumps(event, indent=2)
-        at_s = self._store.now_ms() // 1000 - self.faults.age_s
-        headers = {
-            "Content-Type": "application/json; charset=utf-8",
-            "Stripe-Signature": stripe_signature(payload, endpoint.secret, at_s=at_s),
-            "User-Agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
-        }
+        endpoint, at_s = delivery.endpoint, self._store.now_ms() // 1000 - self.faults.age_s
+        body, headers = delivery.pack(delivery.event, endpoint.secret, at_s)
         try:
-            async with self._session.post(
-                endpoint.url, data=payload.encode(), headers=headers, allow_redirects=False
-            ) as answer:
+            async with self._session.post(endpoint.url, data=body, headers=headers, allow_redirects=False) as answer:
                 return answer.status
         except (aiohttp.ClientError, TimeoutError, OSError):
             return None

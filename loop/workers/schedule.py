@@ -4,14 +4,17 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from loop.telemetry import get_logger
-from loop.workflows import captures, payments
+from loop.workflows import captures, checkout, idempotency, merchants, payments
 from loop.workflows.context import Context
 
 log = get_logger(__name__)
 
 SCHEDULE: tuple[tuple[str, float, Callable[[Context], Awaitable[int]]], ...] = (
     ("expire", 15.0, captures.expire_due),
+    ("expire_checkout", 15.0, checkout.expire_due),
     ("rescue", 60.0, payments.rescue_stale),
+    ("purge_keys", 60.0, idempotency.purge),
+    ("purge_sessions", 60.0, merchants.purge_sessions),
 )
 """(name, seconds between runs, what runs); each run is one bounded batch."""
 

@@ -23,6 +23,8 @@ from loop.workflows.payments import PayRequest
 
 log = get_logger(__name__)
 
+EXPIRE_BATCH = 100
+
 PLACEHOLDER = "{SESSION_ID}"
 """Stands in successUrl and cancelUrl where the session's id goes."""
 
@@ -170,6 +172,20 @@ async def expire(context: Context, merchant_id: str, session_id: str) -> Session
     context.runner.wake()
     log.info("checkout.expired", checkout_session_id=session_id, order_id=found.session.order_id)
     return found
+
+
+async def expire_due(context: Context) -> int:
+    """Close sessions whose time is up, a batch at a time, and tell their merchants; return how many."""
+    async with context.database.reading() as reader:
+        due = await checkout.due(reader, context.now(), EXPIRE_BATCH)
+    for session in due:
+        try:
+            await expire(context, session.merchant_id, session.id)
+        except LoopError as error:  # paid in the meantime: it is completed, and no longer due
+            log.info("checkout.not_expired", checkout_session_id=session.id, code=error.code)
+            async with context.database.transaction() as transaction:
+                await transaction.run_together([checkout.completing(session.id, context.now())])
+    return len(due)
 
 
 def may_pay(context: Context, found: SessionInHand) -> bool:

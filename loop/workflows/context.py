@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from loop.processors.registry import Registry
 from loop.storage.database import Database
 from loop.storage.jobs import Job
 from loop.storage.keyring import Keyring
+from loop.workflows.breakers import Breakers
 
 
 class JobRunner(Protocol):
@@ -43,6 +44,8 @@ class Context:
     random_bytes: Callable[[int], bytes]
     reached: Callable[[str], None]
     """Told each named point of a foreign call; a crash test kills the process there."""
+    breakers: Breakers = field(default_factory=Breakers)
+    """What this process has seen of the processor accounts."""
 
     def new_id(self, prefix: str) -> str:
         """Return a new id of the kind that the prefix names."""

@@ -19,6 +19,7 @@ LOCKED = timedelta(seconds=60)
 """How long a request may hold its key: longer than any takes, short enough to wait for when its process died."""
 
 KEPT = timedelta(days=2)
+PURGE_BATCH = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,10 @@ class StoredAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to run a request. `began_at` is set when an earlier run of it died and may have had its effect."""
+    """The right to run a request. `began_at` is set when an earlier run of it died and may have had its effect.
+
+    `row.subject_id` is the id for what the request makes, the same for the run that died and for the next.
+    """
 
     row: IdempotencyKey
     began_at: datetime | None
@@ -73,13 +77,13 @@ async def write_once(
     return None
 
 
-async def claim(context: Context, request: KeyedRequest) -> Claim | StoredAnswer:
-    """Begin a request, or return what was answered to it before.
+async def claim(context: Context, request: KeyedRequest, subject_id: str | None) -> Claim | StoredAnswer:
+    """Begin a request that makes something with this id, or return what was answered to it before.
 
     Raises `idempotency_key_reuse` and `idempotency_in_progress` (both 409).
     """
     now = context.now()
-    row = _row(request, now, locked_until=now + LOCKED)
+    row = replace(_row(request, now, locked_until=now + LOCKED), subject_id=subject_id)
     async with context.database.transaction() as session:
         if await idempotency.claim(session, row):
             return Claim(row, None)
@@ -125,9 +129,9 @@ async def release(context: Context, claimed: Claim) -> None:
 
 
 async def purge(context: Context) -> int:
-    """Delete keys that have been kept for long enough; return how many."""
+    """Delete a batch of keys that have been kept for long enough; return how many."""
     async with context.database.transaction() as session:
-        return await idempotency.purge(session, context.now() - KEPT)
+        return await idempotency.purge(session, context.now() - KEPT, PURGE_BATCH)
 
 
 def _row(request: KeyedRequest, now: datetime, *, locked_until: datetime) -> IdempotencyKey:

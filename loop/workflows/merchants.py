@@ -28,6 +28,7 @@ from loop.workflows.webhooks import new_endpoint
 log = get_logger(__name__)
 
 REFRESH_TOKEN_BYTES: Final = 32
+PURGE_BATCH = 1_000
 MAX_API_KEYS: Final = 1000
 """Live keys of one merchant: as many as a list shows."""
 
@@ -307,3 +308,9 @@ async def revoke_api_key(context: Context, merchant_id: str, key_id: str) -> Non
         if not await merchants.revoke_key(session, merchant_id, key_id, now=context.now()):
             raise not_found("API key")
     log.info("api_key.revoked", merchant_id=merchant_id, api_key_id=key_id)
+
+
+async def purge_sessions(context: Context) -> int:
+    """Delete a batch of refresh tokens that have expired; return how many."""
+    async with context.database.transaction() as session:
+        return await merchants.purge_refresh_tokens(session, context.now(), PURGE_BATCH)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from loop.domain import polling
@@ -13,17 +13,17 @@ from loop.domain.idempotency import processor_key
 from loop.domain.ids import PREFIX_ATTEMPT, PREFIX_TRANSACTION
 from loop.domain.money import Money
 from loop.domain.orders import Change, Command, Order, OrderStatus, apply_outcome, require
-from loop.domain.routing import Candidate, RoutingDecision, route
+from loop.domain.routing import RoutingDecision
+from loop.domain.routing_rules import PaymentTraits, tied_to
 from loop.domain.transactions import NewTransaction, Transaction
 from loop.processors.base import Account, AuthorizeRequest, IdempotencyKey, PaymentReference, Processor
 from loop.storage import attempts, checkout, jobs, orders, processor_configs, transactions
 from loop.storage.database import Session
 from loop.storage.jobs import LEASE, Job
 from loop.storage.orders import OrderInHand
-from loop.storage.processor_configs import ProcessorConfig
 from loop.storage.statements import Parameters, Write
 from loop.telemetry import correlation_id, get_logger
-from loop.workflows import webhooks
+from loop.workflows import routing, webhooks
 from loop.workflows.context import Context
 from loop.workflows.processor_configs import account_of
 
@@ -46,10 +46,17 @@ Writes = list[tuple[Write, Parameters]]
 
 @dataclass(frozen=True, slots=True)
 class PayRequest:
-    """How an order is to be paid. `token` is the processor's own; None lets the customer's browser pay."""
+    """How an order is to be paid. `token` is the processor's own; None lets the customer's browser pay.
+
+    `tokens` holds one for each of several processors and goes before `token`, so that any of them can take the order.
+    `brand` (lower case) and `country` (upper case) are the card's, as far as they are known.
+    """
 
     payment_method: str = "card"
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
+    tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
+    brand: str | None = None
+    country: str | None = None
     processor: str | None = None
     is_retry: bool = False
     return_url: str | None = None
@@ -58,7 +65,7 @@ class PayRequest:
 async def pay(context: Context, merchant_id: str, order_id: str, *, request: PayRequest, wait_s: float) -> OrderInHand:
     """Start a payment and run its first step at once; answer what is true after `wait_s` seconds at most.
 
-    Raises `not_found`, `invalid_status`, `no_processor`, `attempts_exhausted`.
+    Raises `not_found`, `invalid_status`, `no_processor`, `no_eligible_processor`, `attempts_exhausted`.
     """
     started, job = await _start(context, merchant_id, order_id, request)
     result = await run_now(context, job, wait_s)
@@ -110,8 +117,8 @@ async def _start(context: Context, merchant_id: str, order_id: str, request: Pay
         limit = context.settings.max_attempts_per_order
         if order.attempt_count >= limit:
             raise invalid("attempts_exhausted", f"The order was tried {limit} times; create a new one.")
-        configs = await processor_configs.of_merchant(session, merchant_id)
-        decision = route(order.currency, [_candidate(c) for c in configs], forced_processor=request.processor)
+        traits = _traits(order, request)
+        decision = await routing.choose(context, session, merchant_id, traits, forced_processor=request.processor)
         now = context.now()
         order = replace(
             order,
@@ -156,8 +163,17 @@ def is_first_call(job: Job) -> bool:
     return job.fence == FIRST_FENCE
 
 
-def _candidate(config: ProcessorConfig) -> Candidate:
-    return Candidate(config.id, config.processor, config.is_enabled, config.priority)
+def _traits(order: Order, request: PayRequest) -> PaymentTraits:
+    return PaymentTraits(
+        order_id=order.id,
+        amount=order.amount,
+        payment_method=request.payment_method,
+        is_manual_capture=order.is_manual_capture,
+        brand=request.brand,
+        country=request.country or order.country,
+        metadata=order.metadata,
+        tokens_for=tied_to(request.token, request.tokens),
+    )
 
 
 def _new_attempt(
@@ -177,6 +193,9 @@ def _new_attempt(
         request={
             "paymentMethod": request.payment_method,
             "token": request.token,
+            "tokens": dict(request.tokens),
+            "brand": request.brand,
+            "country": request.country,
             "customerEmail": order.customer_email,
             "description": order.description,
             "merchantReturnUrl": request.return_url,
@@ -197,13 +216,15 @@ def _new_attempt(
 def authorize_request(context: Context, attempt: Attempt) -> AuthorizeRequest:
     """Return the request of an attempt exactly as it was first made."""
     snapshot = attempt.request
+    tokens = snapshot.get("tokens")
+    own_token = tokens.get(attempt.processor) if isinstance(tokens, Mapping) else None
     return AuthorizeRequest(
         order_id=attempt.order_id,
         attempt_id=attempt.id,
         amount=Money(attempt.amount_minor, attempt.currency),
         is_manual_capture=attempt.is_manual_capture,
         payment_method=str(snapshot["paymentMethod"]),
-        token=_optional_text(snapshot["token"]),
+        token=_optional_text(own_token or snapshot["token"]),
         customer_email=_optional_text(snapshot["customerEmail"]),
         description=_optional_text(snapshot["description"]),
         return_url=f"{context.settings.checkout_base_url}/return/{attempt.id}",
@@ -252,6 +273,7 @@ async def advance(context: Context, job: Job) -> OrderInHand | None:
     if attempt.status in (AttemptStatus.SUBMITTING, AttemptStatus.UNKNOWN) and is_key_alive:
         key = operation_key(attempt, "authorize")
         outcome = await asked(call.processor.authorize(call.account, call.payment.request, key=key))
+        context.breakers.hear(attempt.processor_config_id, outcome, now=context.now())
         if isinstance(outcome, NotSent) and not is_first_call(job):
             # That this request was not sent says nothing of the earlier one, whose answer was lost.
             outcome = Unknown(outcome.message)

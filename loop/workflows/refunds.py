@@ -31,11 +31,19 @@ SEND = "send_refund"
 
 
 async def refund(
-    context: Context, merchant_id: str, order_id: str, *, amount_minor: int | None, reason: str | None, wait_s: float
+    context: Context,
+    merchant_id: str,
+    order_id: str,
+    *,
+    amount_minor: int | None,
+    reason: str | None,
+    wait_s: float,
+    refund_id: str | None = None,
 ) -> Refund:
     """Give back captured money, all that is left or a part; the amount is reserved before the processor is asked.
 
-    Raises `not_found`, `invalid_status`, `refund_exceeds_captured`.
+    `refund_id` is its id where the caller has promised one. Raises `not_found`, `invalid_status`,
+    `refund_exceeds_captured`.
     """
     now = context.now()
     async with context.database.transaction() as session:
@@ -45,7 +53,7 @@ async def refund(
         order, wanted = reserve(in_hand.order, amount_minor, now=now)
         attempt = await _captured_attempt(session, order, in_hand.attempt)
         row = Refund(
-            id=context.new_id(PREFIX_REFUND),
+            id=refund_id or context.new_id(PREFIX_REFUND),
             merchant_id=merchant_id,
             order_id=order_id,
             attempt_id=attempt.id,

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from loop.storage import idempotency as rows
-from loop.workflows import idempotency
+from loop.workflows import idempotency, refunds
 from loop.workflows.idempotency import LOCKED, KeyedRequest, StoredAnswer
 from tests.api.client import Answer, Shop
 
@@ -117,7 +117,7 @@ async def abandon(shop: Shop, name: str, path: str, body: str, *, is_dead: bool)
     """Leave a key as a process leaves it that runs the request, or that died while it did."""
     keyed = KeyedRequest(shop.merchant.id, name, idempotency.fingerprint("POST", path, body=body))
     began = shop.context.now() - (LOCKED + timedelta(seconds=1) if is_dead else timedelta(seconds=1))
-    claimed = await idempotency.claim(replace(shop.context, now=lambda: began), keyed)
+    claimed = await idempotency.claim(replace(shop.context, now=lambda: began), keyed, None)
     assert not isinstance(claimed, StoredAnswer)
 
 
@@ -146,19 +146,23 @@ async def test_after_a_crash_a_payment_is_answered_as_it_stands(shop: Shop) -> N
 async def test_after_a_crash_a_refund_is_not_made_again(shop: Shop) -> None:
     order = await shop.paid_order()
     path = f"/v1/orders/{order['id']}/refund"
-    await shop.post(path, {"amount": 100})
-    await abandon_now(shop, path, '{"amount":100}')
-    made = await shop.post(path, {"amount": 100})
+    refund_id = shop.context.new_id("ref")
+    await abandon_now(shop, path, '{"amount":100}', refund_id=refund_id)
+    await refunds.refund(
+        shop.context, shop.merchant.id, order["id"], amount_minor=100, reason=None, wait_s=5, refund_id=refund_id
+    )
+    other = await shop.post(path, {"amount": 100})
     taken_over = await shop.post(path, {"amount": 100}, headers=key("k"))
-    assert (taken_over.status, taken_over.body["refundId"]) == (201, made.body["refundId"])
+    assert (taken_over.status, taken_over.body["refundId"]) == (201, refund_id)
+    assert other.body["refundId"] != refund_id
     assert (await shop.get(f"/v1/orders/{order['id']}")).body["amountRefunded"] == 200
 
 
-async def abandon_now(shop: Shop, path: str, body: str) -> None:
+async def abandon_now(shop: Shop, path: str, body: str, *, refund_id: str | None = None) -> None:
     """Leave the key `k` as a process leaves it that began just now and is known to be dead."""
     keyed = KeyedRequest(shop.merchant.id, "k", idempotency.fingerprint("POST", path, body=body))
     now = shop.context.now()
-    row = rows.IdempotencyKey(shop.merchant.id, "k", keyed.fingerprint, None, None, None, now, now)
+    row = rows.IdempotencyKey(shop.merchant.id, "k", keyed.fingerprint, refund_id, None, None, now, now)
     async with shop.context.database.transaction() as session:
         assert await rows.claim(session, row)
 

@@ -10,9 +10,10 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+import aiohttp
 import pytest
 
-from loop.domain.attempts import Approved, NotSent, Outcome, Unknown
+from loop.domain.attempts import ActionRequired, Approved, Cancelled, NotSent, Outcome, Unknown
 from loop.domain.refunds import RefundOutcome, RefundStatus
 from loop.processors.base import (
     Account,
@@ -24,10 +25,13 @@ from loop.processors.base import (
     RefundRequest,
     WebhookEvent,
 )
+from loop.processors.razorpay import RazorpayProcessor
 from loop.processors.sandbox import SandboxProcessor
 from loop.processors.stripe import StripeProcessor
-from loop.testing.processor_contract import ProcessorContract, Subject, Tokens, WebhookSample
+from loop.testing.processor_contract import ProcessorContract, Subject, Tokens, WebhookSample, new_key, new_request
+from loop.testing.stub_faults import Fault
 from loop.testing.stub_psp import StubProcessor
+from tests.contract.stub_clients import control
 
 CHALLENGE_SECRET = b"challenge-secret-canary"
 
@@ -51,6 +55,11 @@ def sign_for_stripe(body: bytes, secret: str, at: datetime) -> Mapping[str, str]
     seconds = int(at.timestamp())
     digest = hmac.new(secret.encode(), f"{seconds}.".encode() + body, hashlib.sha256).hexdigest()
     return {"stripe-signature": f"t={seconds},v1={'0' * 64},v1={digest},v0=ignored"}
+
+
+def sign_for_razorpay(body: bytes, secret: str, at: datetime) -> Mapping[str, str]:
+    del at
+    return {"x-razorpay-signature": hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}
 
 
 def counted_in_sandbox(processor: Processor, attempt_id: str, kinds: Sequence[str]) -> int:
@@ -86,6 +95,13 @@ STRIPE_EVENT = {
     "object": "event",
     "type": "payment_intent.succeeded",
     "data": {"object": {"id": "pi_1", "object": "payment_intent", "metadata": {"loop_attempt_id": "att_1"}}},
+}
+
+
+RAZORPAY_EVENT = {
+    "entity": "event",
+    "event": "payment.captured",
+    "payload": {"payment": {"entity": {"id": "pay_1", "entity": "payment", "order_id": "order_1", "notes": []}}},
 }
 
 
@@ -139,6 +155,85 @@ class TestStripe(ProcessorContract):
             refunds_of=lambda _, attempt_id: counted(attempt_id, ("refund",)),
             unreachable_api_base=dead_address,
         )
+
+
+class RazorpayCustomer(RazorpayProcessor):
+    """Razorpay with a customer beside it, who does in the browser what a token asks; other tokens are the adapter's."""
+
+    def __init__(self, setup: ProcessorSetup, stub: StubProcessor) -> None:
+        super().__init__(setup)
+        self.stub = stub
+        self.lost: set[str] = set()
+
+    async def authorize(self, account: Account, request: AuthorizeRequest, *, key: IdempotencyKey) -> Outcome:
+        visit = request.token or ""
+        if not visit.startswith("customer_"):
+            return await super().authorize(account, request, key=key)
+        if visit == "customer_is_slow":
+            self.stub.faults.arm(Fault(kind="slow", path="/v1/orders", delay_s=2.0))
+        if visit == "customer_of_lost_request" and request.attempt_id not in self.lost:
+            self.stub.faults.arm(Fault(kind="drop_before", path="/v1/orders"))
+            self.lost.add(request.attempt_id)
+        outcome = await super().authorize(account, replace(request, token=None), key=key)
+        if visit == "customer_waits" or not isinstance(outcome, ActionRequired):
+            return outcome
+        payment = PaymentReference(outcome.reference, request)
+        try:
+            paid = await control(self.stub, f"razorpay/orders/{outcome.reference}/pay", {})
+        except aiohttp.ClientResponseError:  # in another tab
+            return await self.fetch(account, payment)
+        if visit == "customer_of_lost_answer":
+            self.stub.faults.arm(Fault(kind="drop_after", path="/v1/payments"))
+        return await self.complete_action(account, payment, parameters=paid["callback"])
+
+
+class TestRazorpay(ProcessorContract):
+    @pytest.fixture
+    def subject(self, stub: StubProcessor, dead_address: str) -> Subject:
+        def counted(attempt_id: str, kinds: Sequence[str]) -> int:
+            rows = stub.ledger()
+            return sum(row.metadata.get("loop_attempt_id") == attempt_id and row.kind in kinds for row in rows)
+
+        return Subject(
+            factory=lambda made_with: RazorpayCustomer(made_with, stub),
+            setup=setup(stub.url),
+            account=account(keyId="rzp_test_1", keySecret="secret_canary", webhookSecret="whsec_canary"),
+            tokens=Tokens(
+                approved="customer_pays",
+                declined="token_of_a_saved_card",
+                unknown="pay_1",
+                action_required="customer_waits",
+                timeout_then_charged="customer_of_lost_answer",
+                timeout_then_nothing="customer_of_lost_request",
+                slow="customer_is_slow",
+            ),
+            webhook=WebhookSample(
+                body=json.dumps(RAZORPAY_EVENT).encode(),
+                payment_reference="order_1",
+                header="x-razorpay-signature",
+                sign=sign_for_razorpay,
+                signs_time=False,
+            ),
+            charges_of=lambda _, attempt_id: counted(attempt_id, ("authorization", "charge")),
+            refunds_of=lambda _, attempt_id: counted(attempt_id, ("refund",)),
+            unreachable_api_base=dead_address,
+        )
+
+    @pytest.mark.parametrize("has_token", [True, False])
+    async def test_unfinished_payment_can_be_cancelled(
+        self, processor: Processor, subject: Subject, *, has_token: bool
+    ) -> None:
+        """Razorpay itself has no end for an order: Loop gives it up, and a customer who pays late is heard of."""
+        request = new_request(subject.tokens.action_required if has_token else None)
+        outcome = await processor.authorize(subject.account, request, key=new_key("pay"))
+        assert isinstance(outcome, ActionRequired)
+        payment = PaymentReference(outcome.reference, request)
+        assert isinstance(await processor.void(subject.account, payment, key=new_key("void")), Cancelled)
+        assert isinstance(await processor.fetch(subject.account, payment), ActionRequired)
+        assert subject.charges_of(processor, request.attempt_id) == 0
+        assert isinstance(processor, RazorpayCustomer)
+        await control(processor.stub, f"razorpay/orders/{outcome.reference}/pay", {})
+        assert isinstance(await processor.fetch(subject.account, payment), Approved)
 
 
 class ChargesAgain(SandboxProcessor):

@@ -91,5 +91,5 @@ def test_no_outcome_is_left_out() -> None:
 
 
 def test_what_customers_must_not_leak_is_not_shown() -> None:
-    shown = repr(ActionRequired("r", client_secret="pi_secret_canary", processor_data={"k": "canary"}))  # noqa: S106 - a canary
+    shown = repr(ActionRequired("r", client_secret="pi_secret_canary", processor_data={"k": "canary"}))
     assert "canary" not in shown

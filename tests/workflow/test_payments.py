@@ -15,8 +15,10 @@ from loop.domain.orders import OrderStatus
 from loop.processors.base import AuthorizeRequest
 from loop.processors.sandbox import RESULT_PARAMETER, SIGNATURE_PARAMETER, Result
 from loop.storage import checkout
+from loop.storage import jobs as job_rows
 from loop.storage.checkout import CheckoutSession
 from loop.storage.jobs import LEASE
+from loop.storage.orders import OrderInHand
 from loop.workflows import payments, processor_configs
 from loop.workflows.processor_configs import ConfigChange
 from tests.builders import Clock, Mood, Shop, open_shop, work_off
@@ -67,7 +69,7 @@ async def test_a_declined_payment_is_an_answer(shop: Shop, code: str) -> None:
     assert shop.moved("charge") == []
 
 
-async def come_back(shop: Shop, order_id: str, result: Result, *, is_signed: bool = True) -> payments.OrderInHand:
+async def come_back(shop: Shop, order_id: str, result: Result, *, is_signed: bool = True) -> OrderInHand:
     """Have the customer come back from the bank's page."""
     attempt = (await shop.now(order_id)).attempt
     assert attempt is not None
@@ -442,7 +444,7 @@ async def test_a_change_and_its_event_are_one_commit(shop: Shop, clock: Clock) -
     await shop.pay(order.id)
     clock.forward(minutes=1)
     async with shop.context.database.transaction() as session:  # somebody takes the job and does nothing
-        await payments.jobs.claim(session, clock.now(), 10)
+        await job_rows.claim(session, clock.now(), 10)
     before = (await shop.now(order.id), await shop.events(order.id))
     thawed.set()
     shop.wait_s = 10

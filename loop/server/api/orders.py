@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -14,6 +14,7 @@ from loop.domain.orders import Order, OrderStatus
 from loop.domain.transactions import Transaction
 from loop.server.auth import authenticate
 from loop.server.idempotency import create_once, keyed_request, once
+from loop.server.payment_methods import Country, PaymentMethod, ProcessorName
 from loop.server.request import (
     Amount,
     Body,
@@ -37,6 +38,7 @@ from loop.storage import orders as order_rows
 from loop.storage import transactions as transaction_rows
 from loop.workflows import captures, orders, payments, timeline
 from loop.workflows.context import Context
+from loop.workflows.idempotency import Claim
 from loop.workflows.orders import NewOrder
 from loop.workflows.payments import PayRequest
 
@@ -47,7 +49,6 @@ MAX_EXPIRY: Final = timedelta(days=366)
 Wait = Annotated[int, Field(ge=0, le=MAX_WAIT_S)]
 """Whole seconds that an answer may wait for the processor."""
 
-Country = Annotated[str, Field(pattern=r"^[A-Za-z]{2}$"), AfterValidator(str.upper)]
 PAID: Final = frozenset({OrderStatus.CAPTURED, OrderStatus.PARTIALLY_REFUNDED, OrderStatus.REFUNDED})
 
 
@@ -68,17 +69,10 @@ class CreateOrder(Body):
     expires_at: Time | None = None
 
 
-class PaymentMethod(Body):
-    """How the customer pays; `token` is the processor's own name for the card, never the card."""
-
-    type: Literal["card", "upi", "netbanking", "wallet"]
-    token: Text255 | None = None
-
-
 class PayOrder(Body):
     """The body of `POST /v1/orders/:id/pay`; `wait` in seconds."""
 
-    processor: Annotated[str, Field(min_length=1, max_length=40)] | None = None
+    processor: ProcessorName | None = None
     payment_method: PaymentMethod | None = None
     return_url: WebUrl | None = None
     retry: bool = False
@@ -166,20 +160,23 @@ async def pay(request: Request) -> Response:
     order_id = path_id(request, "order_id", noun="order")
     content = await read_json(request)
     wanted = parse(PayOrder, content)
-    method = wanted.payment_method
+    method = wanted.payment_method or PaymentMethod(type="card")
     pay_request = PayRequest(
-        payment_method="card" if method is None else method.type,
-        token=None if method is None else method.token,
+        payment_method=method.type,
+        token=method.token,
+        tokens=method.tokens or {},
+        brand=method.brand,
+        country=method.country,
         processor=wanted.processor,
         is_retry=wanted.retry,
         return_url=wanted.return_url,
     )
     context = context_of(request)
 
-    async def run(began_at: datetime | None) -> Response:
-        if began_at is not None:
+    async def run(claim: Claim | None) -> Response:
+        if claim is not None and claim.began_at is not None:
             in_hand = await orders.get_in_hand(context, caller.merchant_id, order_id)
-            if in_hand.attempt is not None and in_hand.attempt.created_at >= began_at:
+            if in_hand.attempt is not None and in_hand.attempt.created_at >= claim.began_at:
                 return json_response(payment_json(in_hand))
         paid = await payments.pay(context, caller.merchant_id, order_id, request=pay_request, wait_s=wanted.wait)
         return json_response(payment_json(paid))
@@ -195,8 +192,8 @@ async def capture(request: Request) -> Response:
     wanted = parse(CaptureOrder, content)
     context = context_of(request)
 
-    async def run(began_at: datetime | None) -> Response:
-        order = await _order_if(context, caller.merchant_id, order_id, began_at=began_at, statuses=PAID)
+    async def run(claim: Claim | None) -> Response:
+        order = await _order_if(context, caller.merchant_id, order_id, claim=claim, statuses=PAID)
         if order is None:
             order = await captures.capture(
                 context, caller.merchant_id, order_id, amount_minor=wanted.amount, wait_s=WAIT_S
@@ -214,9 +211,9 @@ async def cancel(request: Request) -> Response:
     wanted = parse(CancelOrder, content)
     context = context_of(request)
 
-    async def run(began_at: datetime | None) -> Response:
+    async def run(claim: Claim | None) -> Response:
         ended = frozenset({OrderStatus.CANCELLED})
-        order = await _order_if(context, caller.merchant_id, order_id, began_at=began_at, statuses=ended)
+        order = await _order_if(context, caller.merchant_id, order_id, claim=claim, statuses=ended)
         if order is None:
             order = await captures.cancel(context, caller.merchant_id, order_id, reason=wanted.reason, wait_s=WAIT_S)
         return json_response(order_json(order))
@@ -225,13 +222,13 @@ async def cancel(request: Request) -> Response:
 
 
 async def _order_if(
-    context: Context, merchant_id: str, order_id: str, *, began_at: datetime | None, statuses: frozenset[OrderStatus]
+    context: Context, merchant_id: str, order_id: str, *, claim: Claim | None, statuses: frozenset[OrderStatus]
 ) -> Order | None:
     """Return the order if an earlier run of the request has already brought it where it was to go."""
-    if began_at is None:
+    if claim is None or claim.began_at is None:
         return None
     order = await orders.get(context, merchant_id, order_id)
-    return order if order.status in statuses and order.updated_at >= began_at else None
+    return order if order.status in statuses and order.updated_at >= claim.began_at else None
 
 
 async def list_transactions(request: Request) -> Response:

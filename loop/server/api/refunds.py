@@ -1,6 +1,5 @@
 """Refunds: give captured money back, and list what was given back."""
 
-from datetime import datetime
 from typing import Annotated, Final
 
 from pydantic import Field
@@ -9,6 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from loop.domain.errors import not_found
+from loop.domain.ids import PREFIX_REFUND
 from loop.domain.refunds import PUBLIC_STATUS, Refund
 from loop.server.auth import authenticate
 from loop.server.idempotency import once
@@ -17,6 +17,7 @@ from loop.storage import orders as order_rows
 from loop.storage import refunds as refund_rows
 from loop.workflows import refunds
 from loop.workflows.context import Context
+from loop.workflows.idempotency import Claim
 
 WAIT_S: Final = 10
 """How long an answer may wait for the processor, in seconds."""
@@ -37,10 +38,10 @@ async def create(request: Request) -> Response:
     wanted = parse(RefundOrder, content)
     context = context_of(request)
 
-    async def run(began_at: datetime | None) -> Response:
+    async def run(claim: Claim | None) -> Response:
         made = None
-        if began_at is not None:
-            made = await _made_since(context, caller.merchant_id, order_id, began_at=began_at, wanted=wanted)
+        if claim is not None and claim.began_at is not None:
+            made = await _made(context, caller.merchant_id, claim.row.subject_id)
         if made is None:
             made = await refunds.refund(
                 context,
@@ -49,20 +50,21 @@ async def create(request: Request) -> Response:
                 amount_minor=wanted.amount,
                 reason=wanted.reason,
                 wait_s=WAIT_S,
+                refund_id=None if claim is None else claim.row.subject_id,
             )
         return json_response(_answer(made), 201)
 
-    return await once(request, caller.merchant_id, content=content, operation=run)
+    subject_id = context.new_id(PREFIX_REFUND)
+    return await once(request, caller.merchant_id, content=content, operation=run, subject_id=subject_id)
 
 
-async def _made_since(
-    context: Context, merchant_id: str, order_id: str, *, began_at: datetime, wanted: RefundOrder
-) -> Refund | None:
-    """Return the refund that a run which died has made. In doubt it is another's: money is never given back twice."""
+async def _made(context: Context, merchant_id: str, refund_id: str | None) -> Refund | None:
+    """Return the refund that a run which died has made, if it came so far."""
+    if refund_id is None:
+        return None
     async with context.database.reading() as reader:
-        found = await refund_rows.of_order(reader, merchant_id, order_id)
-    since = [refund for refund in found if refund.created_at >= began_at and refund.reason == wanted.reason]
-    return next((r for r in reversed(since) if wanted.amount in (None, r.amount_minor)), None)
+        found = await refund_rows.get(reader, refund_id)
+    return found if found is not None and found.merchant_id == merchant_id else None
 
 
 def _answer(refund: Refund) -> dict[str, object]:

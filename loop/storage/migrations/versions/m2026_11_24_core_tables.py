@@ -320,6 +320,14 @@ def _create_checkout_sessions() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_checkout_sessions_merchant_id", "checkout_sessions", ["merchant_id"], unique=False)
+    op.create_index(
+        "ix_checkout_sessions_open",
+        "checkout_sessions",
+        ["expires_at"],
+        unique=False,
+        sqlite_where=sa.text("completed_at IS NULL AND expired_at IS NULL"),
+        postgresql_where=sa.text("completed_at IS NULL AND expired_at IS NULL"),
+    )
     op.create_index("ix_checkout_sessions_order_id", "checkout_sessions", ["order_id"], unique=False)
 
 

@@ -1,0 +1,139 @@
+"""Routing: choose who takes a payment, explain what would be chosen, and keep a merchant's rules."""
+
+from dataclasses import dataclass, replace
+
+from loop.domain.errors import LoopError, invalid, not_found
+from loop.domain.routing import Abilities, Candidate, RoutingDecision, explain, route
+from loop.domain.routing_rules import MAX_RULES, PaymentTraits, Rule, require_sound, warnings_about
+from loop.storage import processor_configs, routing
+from loop.storage.database import Reader, Session
+from loop.storage.processor_configs import ProcessorConfig
+from loop.storage.routing import StoredRule
+from loop.telemetry import get_logger
+from loop.workflows.context import Context
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SavedRule:
+    """A rule as it was saved, with what is odd about it."""
+
+    stored: StoredRule
+    warnings: tuple[str, ...]
+
+
+async def choose(
+    context: Context, reader: Reader, merchant_id: str, payment: PaymentTraits, *, forced_processor: str | None
+) -> RoutingDecision:
+    """Return who takes a new payment, which is let through to it now; raises what `domain.routing.route` raises."""
+    candidates = await _candidates(context, reader, merchant_id)
+    stored = [] if forced_processor is not None else await routing.of_merchant(reader, merchant_id)
+    rules = [each.rule for each in stored]
+    decision = route(payment, candidates, rules=rules, forced_processor=forced_processor)
+    context.breakers.let_through(decision.candidate.config_id, context.now())
+    return decision
+
+
+async def try_out(
+    context: Context, merchant_id: str, payment: PaymentTraits, *, forced_processor: str | None
+) -> RoutingDecision:
+    """Return what would be chosen for a payment, perhaps nobody, and why; nothing is charged or changed."""
+    async with context.database.reading() as reader:
+        candidates = await _candidates(context, reader, merchant_id)
+        rules = [each.rule for each in await routing.of_merchant(reader, merchant_id)]
+    return explain(payment, candidates, rules=rules, forced_processor=forced_processor)
+
+
+async def _candidates(context: Context, reader: Reader, merchant_id: str) -> list[Candidate]:
+    configs = await processor_configs.of_merchant(reader, merchant_id)
+    return [_candidate(context, config) for config in configs]
+
+
+def _candidate(context: Context, config: ProcessorConfig) -> Candidate:
+    return Candidate(
+        config_id=config.id,
+        processor=config.processor,
+        is_enabled=config.is_enabled,
+        priority=config.priority,
+        is_test_mode=config.is_test_mode,
+        is_circuit_open=context.breakers.is_shut(config.id, context.now()),
+        abilities=_abilities(context, config.processor),
+    )
+
+
+def _abilities(context: Context, processor: str) -> Abilities | None:
+    try:
+        capabilities = context.processors.get(processor).capabilities
+    except LoopError:  # its plug-in was removed
+        return None
+    return Abilities(
+        currencies=capabilities.currencies,
+        payment_methods=capabilities.payment_methods,
+        minimums=capabilities.minimums,
+        can_capture_manually=capabilities.can_capture_manually,
+        is_test_only=capabilities.is_test_only,
+    )
+
+
+async def list_rules(context: Context, merchant_id: str) -> list[StoredRule]:
+    """Return a merchant's rules in the order in which they are tried."""
+    async with context.database.reading() as reader:
+        return await routing.of_merchant(reader, merchant_id)
+
+
+async def get_rule(context: Context, merchant_id: str, rule_id: str) -> StoredRule:
+    """Return a merchant's rule; raises `not_found`."""
+    async with context.database.reading() as reader:
+        found = await routing.get(reader, merchant_id, rule_id)
+    if found is None:
+        raise _no_such_rule()
+    return found
+
+
+async def save_rule(context: Context, merchant_id: str, rule: Rule, *, is_new: bool) -> SavedRule:
+    """Save a new rule, or the new content of the one with that id; raises `invalid_rule`.
+
+    A new one that is there already, since the run that saved it died before it could say so, is saved again. Raises
+    `too_many_rules` for a new rule and `not_found` for one that is not.
+    """
+    now = context.now()
+    async with context.database.transaction() as session:
+        stored_rules, configured = await _locked(session, merchant_id)
+        before = next((each for each in stored_rules if each.rule.id == rule.id), None)
+        if before is not None:
+            stored = replace(before, rule=rule, updated_at=now)
+        elif not is_new:
+            raise _no_such_rule()
+        elif len(stored_rules) >= MAX_RULES:
+            raise invalid("too_many_rules", f"A merchant may have {MAX_RULES} rules; remove one first.")
+        else:
+            stored = StoredRule(rule, merchant_id, created_at=now, updated_at=now)
+        require_sound(rule, installed=context.processors.names(), configured=configured)
+        if before is None:
+            await routing.insert_rule(session, stored)
+        else:
+            await routing.replace_rule(session, stored)
+    log.info("routing_rule.saved", merchant_id=merchant_id, rule_id=rule.id)
+    rules = [rule, *(each.rule for each in stored_rules if each is not before)]
+    return SavedRule(stored, tuple(warnings_about(rule, rules, configured=configured)))
+
+
+async def remove_rule(context: Context, merchant_id: str, rule_id: str) -> None:
+    """Remove a rule; raises `not_found`."""
+    async with context.database.transaction() as session:
+        if not await routing.remove(session, merchant_id, rule_id):
+            raise _no_such_rule()
+    log.info("routing_rule.removed", merchant_id=merchant_id, rule_id=rule_id)
+
+
+async def _locked(session: Session, merchant_id: str) -> tuple[list[StoredRule], frozenset[str]]:
+    """Return a merchant's rules, which nobody else changes meanwhile, and the processors they can send orders to."""
+    if not await routing.lock(session, merchant_id):
+        raise not_found("merchant")
+    configs = await processor_configs.of_merchant(session, merchant_id)
+    return await routing.of_merchant(session, merchant_id), frozenset(config.processor for config in configs)
+
+
+def _no_such_rule() -> LoopError:
+    return not_found("routing rule")

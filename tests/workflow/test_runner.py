@@ -1,0 +1,230 @@
+"""The embedded runner: woken at once, by the clock, never too much at a time, and stopped without losing anything."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from loop.domain.errors import unavailable
+from loop.runtime import opened, system_now
+from loop.storage import jobs
+from loop.storage.jobs import Job
+from loop.workers import inline_runner
+from loop.workers.inline_runner import NAP_S, InlineRunner
+from loop.workflows.context import Context
+from loop.workflows.jobs import JOBS, JobKind
+from tests.builders import job, settings_for
+
+CONCURRENCY = 3
+
+
+@pytest.fixture
+async def context(database_url: str, tmp_path: Path) -> AsyncIterator[Context]:
+    """Yield a Loop whose clock is the machine's: the runner sleeps by it."""
+    async with opened(settings_for(database_url, tmp_path, job_concurrency=CONCURRENCY)) as context:
+        yield context
+
+
+class Bench:
+    """Handles jobs of the kind `test`, and knows how many at a time."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.changed = asyncio.Condition()
+        self.running = 0
+        self.most = 0
+        self.hold: asyncio.Event | None = None
+
+    async def handle(self, context: Context, held: Job) -> None:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            async with self.changed:
+                self.changed.notify_all()
+            if self.hold is not None:
+                await self.hold.wait()
+            async with context.database.transaction() as session:
+                jobs.require_held((await session.run_together([jobs.finishing(held)]))[0])
+        finally:
+            self.running -= 1
+        self.done.append(held.id)
+        async with self.changed:
+            self.changed.notify_all()
+
+    async def until(self, is_so: Callable[[], bool], timeout_s: float = 5) -> None:
+        async with asyncio.timeout(timeout_s), self.changed:
+            await self.changed.wait_for(is_so)
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    made = Bench()
+    monkeypatch.setitem(JOBS, "test", JobKind(made.handle, deadline_s=10))
+    return made
+
+
+async def insert(context: Context, *keys: str, in_s: float = 0, **changes: object) -> None:
+    run_at = system_now() + timedelta(seconds=in_s)
+    for key in keys:
+        await context.database.write_at_once([jobs.insertion(job(key, run_at=run_at, **changes))])
+
+
+def runner_of(context: Context) -> InlineRunner:
+    assert isinstance(context.runner, InlineRunner)
+    return context.runner
+
+
+@asynccontextmanager
+async def working(context: Context) -> AsyncIterator[InlineRunner]:
+    runner = runner_of(context)
+    running = asyncio.create_task(runner.run(context))
+    try:
+        yield runner
+    finally:
+        await runner.stop()
+        async with asyncio.timeout(2 * NAP_S):
+            await running  # it ends by itself
+
+
+async def napping(context: Context) -> None:
+    """Wait until the runner has found nothing to do."""
+    runner = runner_of(context)
+    async with asyncio.timeout(5):
+        while not runner._woken._waiters:  # type: ignore[attr-defined] # noqa: ASYNC110 - it has no event for it
+            await asyncio.sleep(0.001)
+
+
+async def test_a_wake_up_is_heard_at_once(context: Context, bench: Bench) -> None:
+    async with working(context) as runner:
+        await napping(context)
+        await insert(context, "a")
+        runner.wake()
+        await bench.until(lambda: bench.done == ["a"], timeout_s=NAP_S / 2)
+
+
+async def test_what_becomes_due_runs_when_it_is_due(context: Context, bench: Bench) -> None:
+    await insert(context, "soon", in_s=0.2)
+    await insert(context, "sooner", in_s=0.1)
+    async with working(context):
+        await bench.until(lambda: len(bench.done) == 2, timeout_s=NAP_S / 2 + 0.2)
+    assert bench.done == ["sooner", "soon"]
+
+
+async def test_what_another_process_commits_is_found_without_a_wake_up(context: Context, bench: Bench) -> None:
+    async with working(context):
+        await napping(context)
+        await insert(context, "a")
+        await bench.until(lambda: bench.done == ["a"], timeout_s=NAP_S + 1)
+
+
+async def test_no_more_run_at_a_time_than_may(context: Context, bench: Bench) -> None:
+    await insert(context, *(f"j{number}" for number in range(20)))
+    async with working(context):
+        await bench.until(lambda: len(bench.done) == 20)
+    assert sorted(bench.done) == sorted(f"j{number}" for number in range(20))
+    assert bench.most == CONCURRENCY
+
+
+async def test_what_there_is_no_room_for_is_not_claimed(context: Context, bench: Bench) -> None:
+    bench.hold = asyncio.Event()
+    await insert(context, *(f"j{number}" for number in range(10)))
+    async with working(context):
+        await bench.until(lambda: bench.running == CONCURRENCY)
+        await napping(context)
+        async with context.database.reading() as reader:
+            assert sum(each.is_leased for each in await jobs.of_subject(reader, "ord_1")) == CONCURRENCY
+        bench.hold.set()
+        await bench.until(lambda: len(bench.done) == 10)
+
+
+async def test_a_database_that_is_away_for_a_while_does_not_end_the_runner(
+    context: Context, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inline_runner, "NAP_S", 0.01)
+    reading = context.database.reading
+    refusals = 3
+
+    def refuse_for_a_while() -> AbstractAsyncContextManager[object]:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise unavailable("database_unavailable", "It is away.")
+        return reading()
+
+    monkeypatch.setattr(context.database, "reading", refuse_for_a_while)
+    await insert(context, "a")
+    async with working(context):
+        await bench.until(lambda: bench.done == ["a"])
+    assert refusals == 0
+
+
+async def test_a_stop_lets_what_runs_end(context: Context, bench: Bench) -> None:
+    bench.hold = asyncio.Event()
+    await insert(context, "a", "b")
+    async with working(context) as runner:
+        await bench.until(lambda: bench.running == 2)
+        stopping = asyncio.create_task(runner.stop())
+        await insert(context, "late")
+        runner.wake()
+        await asyncio.sleep(0.02)
+        assert not stopping.done()
+        bench.hold.set()
+        await stopping
+    assert sorted(bench.done) == ["a", "b"]
+    async with context.database.reading() as reader:
+        assert [each.id for each in await jobs.of_subject(reader, "ord_1")] == ["late"]
+
+
+async def test_a_stop_waits_for_what_is_just_being_claimed(context: Context, bench: Bench) -> None:
+    await insert(context, "a")
+    runner = runner_of(context)
+    running = asyncio.create_task(runner.run(context))
+    async with asyncio.timeout(5):
+        while not runner._claiming.locked():  # noqa: ASYNC110 - the lock has no event
+            await asyncio.sleep(0)
+    await runner.stop()
+    await running
+    async with context.database.reading() as reader:
+        left = await jobs.of_subject(reader, "ord_1")
+    assert [each.id for each in left] == ([] if bench.done else ["a"])
+    assert not any(each.is_leased for each in left)
+
+
+async def test_what_does_not_end_in_time_is_left_to_a_successor(
+    context: Context, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inline_runner, "SHUTDOWN_S", 0.05)
+    bench.hold = asyncio.Event()
+    await insert(context, "a")
+    async with working(context):
+        await bench.until(lambda: bench.running == 1)
+    assert (bench.running, bench.done) == (0, [])
+    async with context.database.transaction() as session:
+        (left,) = await jobs.of_subject(session, "ord_1")
+        assert (left.is_leased, left.failures) == (True, 0)
+        assert await jobs.claim(session, system_now(), 10) == []
+        await jobs.free_leases(session, system_now())
+        (successor,) = await jobs.claim(session, system_now(), 10)
+    assert successor.fence == left.fence + 1
+
+
+async def test_a_job_that_was_just_inserted_with_its_lease_is_run_by_who_starts_it(
+    context: Context, bench: Bench
+) -> None:
+    await insert(context, "mine", in_s=30, fence=1, is_leased=True)
+    async with context.database.reading() as reader:
+        (mine,) = await jobs.of_subject(reader, "ord_1")
+    async with working(context) as runner:
+        await runner.start(context, mine)
+    assert bench.done == ["mine"]
+
+
+async def test_two_runners_share_the_work(context: Context, bench: Bench, database_url: str, tmp_path: Path) -> None:
+    await insert(context, *(f"j{number}" for number in range(40)))
+    async with opened(settings_for(database_url, tmp_path, job_concurrency=CONCURRENCY)) as other:
+        async with working(context), working(other):
+            await bench.until(lambda: len(bench.done) >= 40, timeout_s=10)
+    assert sorted(bench.done) == sorted(f"j{number}" for number in range(40))
