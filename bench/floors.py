@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+import aiosqlite
 import asyncpg
 import uvicorn
 import uvloop
@@ -57,7 +58,7 @@ class Floor(Protocol):
 
 
 class PostgresFloor:
-    """A pool of asyncpg that, like Loop's, does not reset connections on which nothing is ever set."""
+    """asyncpg's own pool."""
 
     _INSERT = f"INSERT INTO orders ({_NAMES}) VALUES ({_NUMBERED})"  # noqa: S608 - names of our own
     _SELECT = f"SELECT {_NAMES} FROM orders WHERE id = $1"  # noqa: S608 - names of our own
@@ -76,35 +77,26 @@ class PostgresFloor:
 
 
 async def _open_postgres(url: str) -> PostgresFloor:
-    async def leave_as_it_is(_: object) -> None:
-        return None
-
-    return PostgresFloor(
-        await asyncpg.create_pool(url, min_size=1, max_size=POOL_SIZE, command_timeout=10, reset=leave_as_it_is)
-    )
+    return PostgresFloor(await asyncpg.create_pool(url, min_size=1, max_size=POOL_SIZE))
 
 
 class SqliteFloor:
-    """A thread that commits whatever waits together, WAL and synchronous=FULL; reads on the event loop's own thread."""
+    """A thread that commits whatever waits together, WAL and synchronous=FULL; reads through aiosqlite."""
 
     _INSERT = f"INSERT INTO orders ({_NAMES}) VALUES ({_QUESTION_MARKS})"  # noqa: S608 - names of our own
     _SELECT = f"SELECT {_NAMES} FROM orders WHERE id = ?"  # noqa: S608 - names of our own
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, reader: aiosqlite.Connection) -> None:
         self._path = path
+        self._reader = reader
         self._loop = asyncio.get_running_loop()
         self._waiting: queue.SimpleQueue[tuple[Row, asyncio.Future[None]]] = queue.SimpleQueue()
-        self._reader = self._connect()
         threading.Thread(target=self._write, daemon=True).start()
 
-    def _connect(self) -> sqlite3.Connection:
+    def _write(self) -> None:
         connection = sqlite3.connect(self._path, isolation_level=None)
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
-        return connection
-
-    def _write(self) -> None:
-        connection = self._connect()
         while True:  # ends with the process, as a thread that is a daemon
             group = [self._waiting.get()]
             while len(group) < MAX_GROUP and not self._waiting.empty():
@@ -123,8 +115,13 @@ class SqliteFloor:
 
     async def select(self, order_id: str) -> Row | None:
         """See `Floor.select`."""
-        row: Row | None = self._reader.execute(self._SELECT, (order_id,)).fetchone()
-        return row
+        for row in await self._reader.execute_fetchall(self._SELECT, (order_id,)):
+            return tuple(row)
+        return None
+
+
+async def _open_sqlite(path: str) -> SqliteFloor:
+    return SqliteFloor(path, await aiosqlite.connect(path, isolation_level=None))
 
 
 def _tell(group: Sequence[tuple[Row, "asyncio.Future[None]"]]) -> None:
@@ -172,7 +169,8 @@ def make_app(floor: Floor) -> Starlette:
 
 async def _serve(database_url: str, port: int) -> None:
     is_sqlite = database_url.startswith("sqlite")
-    floor = SqliteFloor(database_url.removeprefix("sqlite:///")) if is_sqlite else await _open_postgres(database_url)
+    path = database_url.removeprefix("sqlite:///")
+    floor: Floor = await (_open_sqlite(path) if is_sqlite else _open_postgres(database_url))
     config = uvicorn.Config(
         make_app(floor), port=port, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
         server_header=False, backlog=BACKLOG,

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from docs import order_states
 from loop import config
 
 ROOT = Path(__file__).parents[1]
@@ -11,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 GENERATED: Mapping[str, Callable[[], str]] = {
     "config.example.toml": config.example_toml,
     "docs/reference/configuration.md": config.reference_markdown,
+    "docs/reference/order-states.md": order_states.markdown,
 }
 """Each generated file, from the root of the tree, and what returns its text."""
 

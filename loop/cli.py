@@ -3,21 +3,19 @@
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loop.domain.errors import ErrorKind, LoopError, invalid, not_found
+from loop.cli_console import AsJson, MerchantArgument, find_merchant, flags, load_settings, print_rows, run_work
+from loop.cli_routing import routing_app
+from loop.domain.errors import ErrorKind, LoopError, invalid
 
 if TYPE_CHECKING:
     from loop.config import Settings
     from loop.storage.merchants import Merchant
     from loop.workflows.context import Context
-
-T = TypeVar("T")
 
 EXIT_CODES: dict[ErrorKind, int] = {
     ErrorKind.INVALID: 3,
@@ -33,8 +31,6 @@ EXIT_CODES: dict[ErrorKind, int] = {
 """What kind of error ends a command with which code; 2 is a mistyped command, 1 a mistake of Loop's own."""
 
 LIST_LIMIT = 1000
-PIPE_WIDTH = 240
-"""Columns of a table that is not printed on a terminal."""
 
 app = typer.Typer(
     name="loop",
@@ -51,10 +47,7 @@ app.add_typer(merchant_app, name="merchant")
 app.add_typer(key_app, name="api-key")
 app.add_typer(processor_app, name="processor")
 app.add_typer(order_app, name="order")
-
-_flags: dict[str, object] = {}
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-MerchantArgument = Annotated[str, typer.Argument(help="The merchant's id or e-mail address.", metavar="MERCHANT")]
+app.add_typer(routing_app, name="routing")
 
 
 def main() -> None:
@@ -75,59 +68,7 @@ def _options(
     config: Annotated[Path | None, typer.Option(help="The TOML file with the settings.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the SQLite file and the secrets are.")] = None,
 ) -> None:
-    _flags.update(config=config, data_dir=data_dir)
-
-
-def _settings(**flags: object) -> "Settings":
-    from loop.config import load
-
-    return load({name: value for name, value in {**_flags, **flags}.items() if value is not None})
-
-
-def _run(work: Callable[["Context"], Awaitable[T]]) -> T:
-    """Open the database, do one piece of work and end."""
-    import asyncio
-
-    from loop.runtime import opened
-    from loop.telemetry import configure
-
-    settings = _settings()
-    configure(level="warning", log_format=settings.log_format)
-
-    async def do() -> T:
-        async with opened(settings) as context:
-            return await work(context)
-
-    return asyncio.run(do())
-
-
-def _print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]], *, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str, ensure_ascii=False))
-        return
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column == "amount" else "left", no_wrap=column != "details")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row))
-    # Ids must come out whole, to be copied: a pipe gets a wide table, a narrow terminal scrolls or wraps it.
-    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, soft_wrap=True).print(table)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, datetime):
-        return value.isoformat(sep=" ", timespec="milliseconds").replace("+00:00", "Z")
-    if isinstance(value, dict):
-        return ", ".join(f"{name}={_cell(each)}" for name, each in value.items() if each not in (None, []))
-    if isinstance(value, list):
-        return "; ".join(str(each) for each in value)
-    return str(value)
+    flags.update(config=config, data_dir=data_dir)
 
 
 @app.command()
@@ -152,7 +93,7 @@ def serve(
     from loop.runtime import running
     from loop.telemetry import configure
 
-    settings = _settings(host=host, port=port)
+    settings = load_settings(host=host, port=port)
     configure(level=settings.log_level, log_format=settings.log_format, log_file=settings.log_file)
 
     async def until_told() -> None:
@@ -193,7 +134,7 @@ def migrate() -> None:
 
     from loop.storage.migrate import migrate as bring
 
-    state = asyncio.run(bring(_settings().database_url))
+    state = asyncio.run(bring(load_settings().database_url))
     typer.echo(f"The schema is {state.current}.")
 
 
@@ -204,16 +145,6 @@ def _secret_from_outside(variable: str, prompt: str) -> str | None:
     if not sys.stdin.isatty():
         return None
     return str(typer.prompt(prompt, hide_input=True))
-
-
-async def _merchant(context: "Context", id_or_email: str) -> "Merchant":
-    from loop.storage import merchants
-
-    async with context.database.reading() as reader:
-        found = await merchants.get(reader, id_or_email) or await merchants.by_email(reader, id_or_email.lower())
-    if found is None:
-        raise not_found("merchant")
-    return found
 
 
 @merchant_app.command("create")
@@ -244,7 +175,7 @@ def create_merchant(
         )
         return profile.merchant, key
 
-    merchant, key = _run(work)
+    merchant, key = run_work(work)
     shown = {"id": merchant.id, "email": merchant.email, "apiKey": key}
     if not given:
         shown["password"] = password
@@ -265,8 +196,8 @@ def list_merchants(*, as_json: AsJson = False) -> None:
         async with context.database.reading() as reader:
             return await merchants.list_all(reader, LIST_LIMIT)
 
-    rows = [(m.id, m.name, m.email, m.created_at) for m in _run(work)]
-    _print_rows(("id", "name", "email", "createdAt"), rows, as_json=as_json)
+    rows = [(m.id, m.name, m.email, m.created_at) for m in run_work(work)]
+    print_rows(("id", "name", "email", "createdAt"), rows, as_json=as_json)
 
 
 @key_app.command("create")
@@ -284,11 +215,11 @@ def create_key(
         raise invalid("invalid_mode", "The mode is test or live.")
 
     async def work(context: "Context") -> tuple[Any, str]:
-        owner = await _merchant(context, merchant)
+        owner = await find_merchant(context, merchant)
         new = merchants.NewApiKey(name, mode="live" if mode == "live" else "test")
         return await merchants.create_api_key(context, owner.id, new)
 
-    key, secret = _run(work)
+    key, secret = run_work(work)
     typer.echo(json.dumps({"id": key.id, "secret": secret}) if as_json else secret)
 
 
@@ -298,10 +229,10 @@ def list_keys(merchant: MerchantArgument, *, as_json: AsJson = False) -> None:
     from loop.workflows import merchants
 
     async def work(context: "Context") -> list[Any]:
-        return await merchants.list_api_keys(context, (await _merchant(context, merchant)).id)
+        return await merchants.list_api_keys(context, (await find_merchant(context, merchant)).id)
 
-    rows = [(k.id, k.name, k.prefix, k.mode, k.last_used_at, k.expires_at) for k in _run(work)]
-    _print_rows(("id", "name", "prefix", "mode", "lastUsedAt", "expiresAt"), rows, as_json=as_json)
+    rows = [(k.id, k.name, k.prefix, k.mode, k.last_used_at, k.expires_at) for k in run_work(work)]
+    print_rows(("id", "name", "prefix", "mode", "lastUsedAt", "expiresAt"), rows, as_json=as_json)
 
 
 @key_app.command("revoke")
@@ -312,9 +243,9 @@ def revoke_key(
     from loop.workflows import merchants
 
     async def work(context: "Context") -> None:
-        await merchants.revoke_api_key(context, (await _merchant(context, merchant)).id, key_id)
+        await merchants.revoke_api_key(context, (await find_merchant(context, merchant)).id, key_id)
 
-    _run(work)
+    run_work(work)
     typer.echo(f"{key_id} is revoked.")
 
 
@@ -364,12 +295,12 @@ def set_processor(
     from loop.workflows.processor_configs import ConfigChange
 
     async def work(context: "Context") -> Any:  # noqa: ANN401 - a row, printed below
-        owner = await _merchant(context, merchant)
+        owner = await find_merchant(context, merchant)
         change = ConfigChange(is_enabled=enabled, priority=priority, is_test_mode=not live)
         credentials = _credentials(context, processor)
         return await processor_configs.put(context, owner.id, processor, credentials=credentials, change=change)
 
-    config = _run(work)
+    config = run_work(work)
     typer.echo(f"{config.processor} is set ({config.id}).")
 
 
@@ -379,10 +310,10 @@ def list_processors(merchant: MerchantArgument, *, as_json: AsJson = False) -> N
     from loop.workflows import processor_configs
 
     async def work(context: "Context") -> list[Any]:
-        return await processor_configs.list_all(context, (await _merchant(context, merchant)).id)
+        return await processor_configs.list_all(context, (await find_merchant(context, merchant)).id)
 
-    rows = [(c.id, c.processor, c.is_enabled, c.priority, c.is_test_mode) for c in _run(work)]
-    _print_rows(("id", "processor", "enabled", "priority", "testMode"), rows, as_json=as_json)
+    rows = [(c.id, c.processor, c.is_enabled, c.priority, c.is_test_mode) for c in run_work(work)]
+    print_rows(("id", "processor", "enabled", "priority", "testMode"), rows, as_json=as_json)
 
 
 @order_app.command("list")
@@ -397,14 +328,14 @@ def list_orders(
     from loop.storage import orders
 
     async def work(context: "Context") -> list[Any]:
-        owner = await _merchant(context, merchant)
+        owner = await find_merchant(context, merchant)
         async with context.database.reading() as reader:
             return await orders.list_after(
                 reader, owner.id, orders.OrderFilter(status=status), before_id=None, limit=limit
             )
 
-    rows = [(o.id, o.external_id, str(o.amount), str(o.status), o.processor, o.created_at) for o in _run(work)]
-    _print_rows(("id", "externalId", "amount", "status", "processor", "createdAt"), rows, as_json=as_json)
+    rows = [(o.id, o.external_id, str(o.amount), str(o.status), o.processor, o.created_at) for o in run_work(work)]
+    print_rows(("id", "externalId", "amount", "status", "processor", "createdAt"), rows, as_json=as_json)
 
 
 @order_app.command("show")
@@ -415,8 +346,8 @@ def show_order(order_id: str, *, as_json: AsJson = False) -> None:
     async def work(context: "Context") -> Any:  # noqa: ANN401 - printed below
         return await timeline.find(context, order_id)
 
-    order, entries = _run(work)
+    order, entries = run_work(work)
     if not as_json:
         typer.echo(f"{order.id}  {order.amount}  {order.status}")
     rows = [(entry.at, entry.kind, entry.title, dict(entry.details)) for entry in entries]
-    _print_rows(("at", "kind", "what", "details"), rows, as_json=as_json)
+    print_rows(("at", "kind", "what", "details"), rows, as_json=as_json)

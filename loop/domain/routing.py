@@ -157,8 +157,8 @@ def _reasons_of(rule: Rule, able: Sequence[str], candidates: Sequence[Candidate]
     if not able:
         return [*reasons, f"{called} matches, but none of its processors can take the payment"]
     shares = zip(rule.processors, rule.weights, strict=False)
-    split = f", which splits {', '.join(f'{name} {weight}' for name, weight in shares)}" if rule.weights else ""
-    return [*reasons, f"{called}{split}, chose {', then '.join(able)}"]
+    split = f", which splits {', '.join(f'{name} {weight}' for name, weight in shares)}," if rule.weights else ""
+    return [*reasons, f"{called}{split} chose {', then '.join(able)}"]
 
 
 def _reasons_of_default(wanted: str, eligible: Sequence[Candidate], currency: str) -> list[str]:

@@ -132,13 +132,13 @@ def share_out(order_id: str, weights: Mapping[str, int]) -> tuple[str, ...]:
     """
     left = dict(sorted(weights.items()))
     drawn: list[str] = []
-    while left:  # ends: each round takes one out
+    while len(left) > 1:  # ends: each round takes one out
         digest = hashlib.sha256(f"{order_id}\x1f{len(drawn)}".encode()).digest()
         point = int.from_bytes(digest[:8], "big") % sum(left.values())
         bounds = zip(left, accumulate(left.values()), strict=True)
         drawn.append(next(processor for processor, bound in bounds if point < bound))
         del left[drawn[-1]]
-    return tuple(drawn)
+    return (*drawn, *left)
 
 
 def in_order(rules: Iterable[Rule]) -> list[Rule]:

@@ -159,8 +159,7 @@ class RazorpayProcessor:
             return self._outcome([taken], order_id, account, request)
         except TROUBLE as error:
             after = await self._look(account, PaymentReference(order_id, request))
-            is_taken = isinstance(after, Approved) and after.is_captured
-            return after if is_taken else _refused(error, order_id)
+            return _refused(error, order_id) if isinstance(after, Unknown) or after == before else after
 
     async def void(self, account: Account, payment: PaymentReference, *, key: IdempotencyKey) -> Outcome:
         """Say whether anything is paid on the order: Razorpay cancels no order and releases no payment on request.
@@ -187,11 +186,14 @@ class RazorpayProcessor:
 
     async def _refund(self, account: Account, request: RefundRequest, key: IdempotencyKey) -> RefundOutcome:
         try:
-            order_id = request.payment.reference
-            paid = None if order_id is None else oldest_captured(await self._payments(account, order_id))
+            paid = await self._captured(account, request.payment)
             if paid is None:
                 return refused_refund("Razorpay knows of no captured payment on the order.")
             payment_id = text_of(paid, "id")
+            # Not all accounts are promised that the key is heeded, so what may be a repeat looks first.
+            made = await self._find_refund(account, request, paid) if paid.get("amount_refunded") else None
+            if made is not None:
+                return refund_outcome_of(made)
             refund = await self._calls.run(
                 account,
                 lambda client: client.payment.refund(
@@ -210,7 +212,7 @@ class RazorpayProcessor:
         The same key may bring the same error for ever, so the refund itself is looked for.
         """
         try:
-            made = await self._find_refund(account, request)
+            made = await self._find_refund(account, request, await self._captured(account, request.payment))
             if made is not None:
                 return refund_outcome_of(made)
         except TROUBLE as trouble:
@@ -239,7 +241,8 @@ class RazorpayProcessor:
         refund_id = refund.reference
         try:
             if refund_id is None:
-                found = await self._find_refund(account, refund.request)
+                paid = await self._captured(account, refund.request.payment)
+                found = await self._find_refund(account, refund.request, paid)
             else:
                 found = await self._calls.run(account, lambda client: client.refund.fetch(refund_id))
             if found is not None:
@@ -294,9 +297,13 @@ class RazorpayProcessor:
                 return text_of(order, "id")
         return None
 
-    async def _find_refund(self, account: Account, request: RefundRequest) -> JsonObject | None:
-        order_id = request.payment.reference
-        paid = None if order_id is None else oldest_captured(await self._payments(account, order_id))
+    async def _captured(self, account: Account, payment: PaymentReference) -> JsonObject | None:
+        order_id = payment.reference
+        return None if order_id is None else oldest_captured(await self._payments(account, order_id))
+
+    async def _find_refund(
+        self, account: Account, request: RefundRequest, paid: JsonObject | None
+    ) -> JsonObject | None:
         if paid is None:
             return None
         payment_id = text_of(paid, "id")

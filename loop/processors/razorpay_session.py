@@ -4,6 +4,7 @@ import asyncio
 import re
 import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -99,8 +100,9 @@ class RazorpayCalls:
         key_id, key_secret = account.credentials.get("keyId", ""), account.credentials.get("keySecret", "")
         if not (_KEY_ID.fullmatch(key_id) and _KEY_SECRET.fullmatch(key_secret)):
             raise UnusableKeyError
+        ends_s = time.monotonic() + self._timeout_s
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._run, (key_id, key_secret), call)
+        return await loop.run_in_executor(self._threads, self._run, (key_id, key_secret), call, ends_s)
 
     def close(self) -> None:
         """Let no further call begin, and close what is open; calls under way end by themselves."""
@@ -109,10 +111,14 @@ class RazorpayCalls:
             session.close()
 
     def _open_session(self) -> None:
-        self._own.session = _Session(self._timeout_s)
+        self._own.session = _Session()
         self._sessions.append(self._own.session)
 
-    def _run(self, auth: tuple[str, str], call: SdkCall) -> JsonObject:
+    def _run(self, auth: tuple[str, str], call: SdkCall, ends_s: float) -> JsonObject:
+        left_s = ends_s - time.monotonic()
+        if left_s <= 0:
+            raise LostError("No thread was free for the call to Razorpay in time.")
+        self._own.session.timeouts = (min(CONNECT_S, left_s), left_s)
         client = razorpay.Client(session=self._own.session, auth=auth, base_url=self._api_base)
         try:
             answer = call(client)
@@ -126,11 +132,13 @@ class RazorpayCalls:
 class _Session(requests.Session):
     """Raises its own errors before the SDK sees an answer: the SDK would drop half of it and print to stdout."""
 
-    def __init__(self, timeout_s: float) -> None:
+    timeouts = (CONNECT_S, CONNECT_S)
+    """How long to wait for the connection, and then for each part of the answer, in seconds; set for each call."""
+
+    def __init__(self) -> None:
         super().__init__()
         self.trust_env = False
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
-        self._timeouts = (min(CONNECT_S, timeout_s), timeout_s)
 
     def send(self, request: requests.PreparedRequest, **options: object) -> requests.Response:
         """Send one request within its deadlines, and return its answer when it is a JSON object of success."""
@@ -139,7 +147,7 @@ class _Session(requests.Session):
             response = super().send(
                 request,
                 verify=bundle if isinstance(bundle, str) else True,
-                timeout=self._timeouts,
+                timeout=self.timeouts,
                 allow_redirects=False,
             )
         except requests.RequestException as error:

@@ -67,7 +67,7 @@ def event_of(body: bytes, headers: Mapping[str, str]) -> WebhookEvent:
 
 
 def _entity(payload: Mapping[str, Mapping[str, object]], name: str) -> Mapping[str, object]:
-    entity = payload[name]["entity"] if name in payload else {}
+    entity = payload.get(name, {"entity": {}})["entity"]
     if not isinstance(entity, dict):
         raise TypeError(name)
     return entity

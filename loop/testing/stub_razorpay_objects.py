@@ -62,7 +62,7 @@ def refusal_of(status: int) -> RazorpayError:
     return RazorpayError(status, "We are facing some trouble completing your request.", code=code, reason="NA")
 
 
-def must_have(work: Work, kind: str, object_id: str) -> JsonObject:
+def must_have(work: Work, kind: str, *, object_id: str) -> JsonObject:
     """Return this account's object, or refuse as Razorpay does for an id it does not know."""
     found = work.get(kind, object_id)
     if found is None:
@@ -99,7 +99,7 @@ def emit(work: Work, kind: str, **entities: JsonObject) -> None:
     work.events.append({"id": work.new_id("event"), "type": kind, "body": json.loads(json.dumps(body))})
 
 
-def pack_webhook(event: JsonObject, secret: str, at_s: int) -> tuple[bytes, dict[str, str]]:
+def pack_webhook(event: JsonObject, secret: str, *, at_s: int) -> tuple[bytes, dict[str, str]]:
     """Return a webhook's body and headers; the signature has no time in it, and the event's id is only a header."""
     del at_s
     body = json.dumps(event["body"], separators=(",", ":")).encode()
@@ -206,7 +206,7 @@ def new_refund(work: Work, payment: JsonObject, *, params: JsonObject, status: s
 
 
 def enter(
-    work: Work, kind: EntryKind, amount_minor: int, *, payment: JsonObject, source: JsonObject | None = None
+    work: Work, kind: EntryKind, *, amount_minor: int, payment: JsonObject, source: JsonObject | None = None
 ) -> None:
     """Add a money row for a payment, or for what came of it, carrying the notes of both its order and its source."""
     source = payment if source is None else source

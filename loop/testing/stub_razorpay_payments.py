@@ -92,18 +92,18 @@ def list_orders(work: Work, params: JsonObject) -> JsonObject:
 
 def fetch_order(work: Work, _: JsonObject) -> JsonObject:
     """Return one order."""
-    return public(must_have(work, ORDERS, work.target))
+    return public(must_have(work, ORDERS, object_id=work.target))
 
 
 def list_order_payments(work: Work, params: JsonObject) -> JsonObject:
     """Return every payment tried on an order, newest first."""
-    order = must_have(work, ORDERS, work.target)
+    order = must_have(work, ORDERS, object_id=work.target)
     return listed(_payments(work, order), {"count": 100, **params})
 
 
 def fetch_payment(work: Work, params: JsonObject) -> JsonObject:
     """Return one payment, with its card when `expand[]` asks for it."""
-    payment = must_have(work, PAYMENTS, work.target)
+    payment = must_have(work, PAYMENTS, object_id=work.target)
     shown = public(payment)
     if params.get("expand[]") == "card" and payment["card_id"] is not None:
         shown["card"] = card_of(payment)
@@ -139,10 +139,10 @@ def go_on(work: Work, payment: JsonObject, *, outcome: str, reason: str | None =
     elif outcome == "paid" and is_automatic:
         _authorize(work, payment)
         _take(work, payment)
-        enter(work, "charge", payment["amount"], payment=payment)
+        enter(work, "charge", amount_minor=payment["amount"], payment=payment)
     elif outcome != "created":
         _authorize(work, payment)
-        enter(work, "authorization", payment["amount"], payment=payment)
+        enter(work, "authorization", amount_minor=payment["amount"], payment=payment)
     return payment
 
 
@@ -154,12 +154,12 @@ def move(work: Work, payment: JsonObject, *, status: str, reason: str | None = N
     match payment["status"], status:
         case (("created" | "failed"), "authorized"):
             _authorize(work, payment)
-            enter(work, "authorization", payment["amount"], payment=payment)
+            enter(work, "authorization", amount_minor=payment["amount"], payment=payment)
         case "created", "failed":
             _fail(work, payment, reason=reason or "payment_timed_out")
         case "authorized", "captured":
             _take(work, payment)
-            enter(work, "capture", payment["amount"], payment=payment)
+            enter(work, "capture", amount_minor=payment["amount"], payment=payment)
         case "authorized", "released":
             _release(work, payment)
         case before, _:
@@ -205,14 +205,14 @@ def _release(work: Work, payment: JsonObject) -> None:
     payment["_refunds"] = [*payment["_refunds"], refund["id"]]
     work.put(PAYMENTS, payment)
     work.put(REFUNDS, refund)
-    enter(work, "void", payment["amount"], payment=payment)
+    enter(work, "void", amount_minor=payment["amount"], payment=payment)
     emit(work, "refund.created", refund=refund, payment=payment)
     emit(work, "refund.processed", refund=refund, payment=payment)
 
 
 def capture(work: Work, params: JsonObject) -> JsonObject:
     """Take an authorized payment, whole."""
-    payment = must_have(work, PAYMENTS, work.target)
+    payment = must_have(work, PAYMENTS, object_id=work.target)
     if payment["captured"]:
         raise RazorpayError(400, "This payment has already been captured")
     if payment["status"] != "authorized":
@@ -226,7 +226,7 @@ def capture(work: Work, params: JsonObject) -> JsonObject:
 
 def refund(work: Work, params: JsonObject) -> JsonObject:
     """Give back all of a captured payment, or a part."""
-    payment = must_have(work, PAYMENTS, work.target)
+    payment = must_have(work, PAYMENTS, object_id=work.target)
     left = payment["amount"] - payment["amount_refunded"]
     if not payment["captured"]:
         raise RazorpayError(400, "The payment status should be captured for action to be taken")
@@ -241,7 +241,7 @@ def refund(work: Work, params: JsonObject) -> JsonObject:
     payment["_refunds"] = [*payment["_refunds"], made["id"]]
     _count_refund(work, payment, by=made["amount"])
     work.put(REFUNDS, made)
-    enter(work, "refund", made["amount"], payment=payment, source=made)
+    enter(work, "refund", amount_minor=made["amount"], payment=payment, source=made)
     emit(work, "refund.created", refund=made, payment=payment)
     if made["status"] == "processed":
         emit(work, "refund.processed", refund=made, payment=payment)
@@ -258,7 +258,7 @@ def settle(work: Work, made: JsonObject, *, status: str) -> JsonObject:
     work.put(REFUNDS, made)
     if status == "failed":
         _count_refund(work, payment, by=-made["amount"])
-        enter(work, "refund_reversal", made["amount"], payment=payment, source=made)
+        enter(work, "refund_reversal", amount_minor=made["amount"], payment=payment, source=made)
     emit(work, f"refund.{status}", refund=made, payment=payment)
     return public(made)
 
@@ -276,7 +276,7 @@ def _count_refund(work: Work, payment: JsonObject, *, by: int) -> None:
 
 def fetch_refund(work: Work, _: JsonObject) -> JsonObject:
     """Return one refund."""
-    return public(must_have(work, REFUNDS, work.target))
+    return public(must_have(work, REFUNDS, object_id=work.target))
 
 
 def list_refunds(work: Work, params: JsonObject) -> JsonObject:
@@ -286,7 +286,7 @@ def list_refunds(work: Work, params: JsonObject) -> JsonObject:
 
 def list_payment_refunds(work: Work, params: JsonObject) -> JsonObject:
     """Return a page of one payment's refunds, newest first."""
-    payment = must_have(work, PAYMENTS, work.target)
+    payment = must_have(work, PAYMENTS, object_id=work.target)
     return listed((work.must(REFUNDS, each) for each in reversed(payment["_refunds"])), params)
 
 
@@ -307,11 +307,11 @@ def dispute(work: Work, payment: JsonObject, *, phase: str) -> JsonObject:
             "phase": "chargeback",
             "created_at": work.now_s,
         }
-        enter(work, "dispute", about["amount"], payment=payment, source=about)
+        enter(work, "dispute", amount_minor=about["amount"], payment=payment, source=about)
     else:
         about = opened | {"status": phase}
         if phase == "won":
-            enter(work, "dispute_reversal", about["amount"], payment=payment, source=about)
+            enter(work, "dispute_reversal", amount_minor=about["amount"], payment=payment, source=about)
     payment["_dispute"] = about
     work.put(PAYMENTS, payment)
     emit(work, f"payment.dispute.{phase}", payment=payment, dispute=about)

@@ -5,9 +5,9 @@ import hashlib
 import hmac
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol
 
 import aiohttp
 
@@ -77,11 +77,15 @@ def stripe_signature(payload: str, secret: str, *, at_s: int) -> str:
     return f"t={at_s},v1={digest}"
 
 
-Pack: TypeAlias = Callable[[JsonObject, str, int], tuple[bytes, dict[str, str]]]
-"""Writes down and signs: an event (the log reads its `id` and `type`), a secret, a time in seconds -> body, headers."""
+class Pack(Protocol):
+    """How a processor writes its webhooks down and signs them."""
+
+    def __call__(self, event: JsonObject, secret: str, *, at_s: int) -> tuple[bytes, dict[str, str]]:
+        """Return the body and the headers of an event; the log reads the event's `id` and `type`."""
+        ...
 
 
-def pack_for_stripe(event: JsonObject, secret: str, at_s: int) -> tuple[bytes, dict[str, str]]:
+def pack_for_stripe(event: JsonObject, secret: str, *, at_s: int) -> tuple[bytes, dict[str, str]]:
     """Return an event as Stripe posts it."""
     payload = json.dumps(event, indent=2)
     return payload.encode(), {
@@ -178,7 +182,7 @@ class Webhooks:
         if self._session is None:
             raise RuntimeError("the stub's webhooks are not started")
         endpoint, at_s = delivery.endpoint, self._store.now_ms() // 1000 - self.faults.age_s
-        body, headers = delivery.pack(delivery.event, endpoint.secret, at_s)
+        body, headers = delivery.pack(delivery.event, endpoint.secret, at_s=at_s)
         try:
             async with self._session.post(endpoint.url, data=body, headers=headers, allow_redirects=False) as answer:
                 return answer.status

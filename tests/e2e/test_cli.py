@@ -115,6 +115,27 @@ def test_a_first_payment_with_the_words_of_the_readme(commands: Commands, servin
     assert [row["status"] for row in listed] == ["partially_refunded"]
 
 
+def test_routing_is_listed_and_tried_out(commands: Commands, serving: int) -> None:
+    made = json.loads(commands.ok("merchant", "create", "--name", "My shop", "--email", "me@example.com", "--json"))
+    commands.ok("processor", "set", "me@example.com", "sandbox")
+    commands.ok("processor", "set", "me@example.com", "stripe", piped=json.dumps({"secretKey": "sk_test_1"}))
+    content = {"name": "[Visa]", "conditions": {"brands": ["visa"], "countries": ["IN"]}, "processors": ["sandbox"]}
+    rule = _send(serving, "POST", "/api/routing-rules", key=made["apiKey"], body=content)
+    listed = commands.ok("routing", "list", "me@example.com")
+    assert rule["id"] in listed
+    assert "[Visa]" in listed
+    (row,) = json.loads(commands.ok("routing", "list", made["id"], "--json"))
+    assert (row["name"], row["conditions"], row["processors"]) == ("[Visa]", content["conditions"], ["sandbox"])
+    example = ("routing", "test", "me@example.com", "--amount", "4999", "--currency", "usd")
+    assert commands.ok(*example).splitlines() == ["stripe takes it.", "  stripe is the default for USD"]
+    ruled = json.loads(commands.ok(*example, "--brand", "Visa", "--country", "in", "--json"))
+    assert (ruled["processor"], ruled["rule"]) == ("sandbox", {"id": rule["id"], "name": "[Visa]"})
+    upi = commands.ok(*example, "--method", "upi").splitlines()
+    assert upi[:2] == ["sandbox takes it.", "  stripe left out: it does not take upi payments"]
+    assert commands.run(*example[:-1], "xxx").returncode == EXIT_CODES[ErrorKind.INVALID]
+    assert commands.run(*example[:2], "nobody", *example[3:]).returncode == EXIT_CODES[ErrorKind.NOT_FOUND]
+
+
 def test_a_second_serve_on_the_same_file_is_refused(commands: Commands, serving: int) -> None:
     assert serving
     done = commands.run("serve", "--port", "1")

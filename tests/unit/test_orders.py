@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import permutations, product
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from docs import order_states
 from loop.domain.attempts import (
     ActionRequired,
     Approved,
@@ -122,6 +124,11 @@ def test_a_status_that_a_fact_leads_to_takes_that_fact_as_old_news() -> None:
         cell = decide(status, fact)
         if isinstance(cell, Next):
             assert decide(cell.status, fact) == Ignored("already so")
+
+
+def test_the_tables_are_drawn_as_they_are() -> None:
+    drawn = Path(__file__).parents[2] / "docs" / "reference" / "order-states.md"
+    assert drawn.read_text("utf-8") == order_states.markdown()
 
 
 # What an outcome does to an order and its attempt.

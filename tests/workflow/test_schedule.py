@@ -30,8 +30,8 @@ async def expire(shop: Shop) -> int:
     return count
 
 
-async def order_of_an_hour(shop: Shop, **changes: object) -> Order:
-    return await shop.order(expires_at=shop.clock.at + IN_AN_HOUR, **changes)
+async def order_of_an_hour(shop: Shop, *, is_manual_capture: bool = False) -> Order:
+    return await shop.order(expires_at=shop.clock.at + IN_AN_HOUR, is_manual_capture=is_manual_capture)
 
 
 async def test_a_pending_order_expires_when_its_time_is_up(shop: Shop, clock: Clock) -> None:

@@ -85,7 +85,7 @@ async def list_rules(request: Request) -> Response:
     """Answer the merchant's rules in the order in which they are tried."""
     caller = await authenticate(request)
     found = await routing.list_rules(context_of(request), caller.merchant_id)
-    return json_response([_rule_json(stored) for stored in found])
+    return json_response([rule_json(stored) for stored in found])
 
 
 async def create(request: Request) -> Response:
@@ -108,7 +108,7 @@ async def get(request: Request) -> Response:
     """Answer one rule."""
     caller = await authenticate(request)
     rule_id = path_id(request, "rule_id", noun="routing rule")
-    return json_response(_rule_json(await routing.get_rule(context_of(request), caller.merchant_id, rule_id)))
+    return json_response(rule_json(await routing.get_rule(context_of(request), caller.merchant_id, rule_id)))
 
 
 async def replace(request: Request) -> Response:
@@ -176,10 +176,11 @@ def _conditions_of(sent: RuleConditions) -> Conditions:
 
 
 def _saved_json(saved: SavedRule) -> dict[str, object]:
-    return {**_rule_json(saved.stored), "warnings": list(saved.warnings)}
+    return {**rule_json(saved.stored), "warnings": list(saved.warnings)}
 
 
-def _rule_json(stored: StoredRule) -> dict[str, object]:
+def rule_json(stored: StoredRule) -> dict[str, object]:
+    """Return a rule as it can be saved again, with its id and times."""
     rule = stored.rule
     split = dict(zip(rule.processors, rule.weights, strict=False))
     return {
@@ -187,15 +188,14 @@ def _rule_json(stored: StoredRule) -> dict[str, object]:
         "name": rule.name,
         "priority": rule.priority,
         "enabled": rule.is_enabled,
-        "conditions": conditions_json(rule.conditions),
+        "conditions": _conditions_json(rule.conditions),
         **({"split": split} if split else {"processors": list(rule.processors)}),
         "createdAt": time_text(stored.created_at),
         "updatedAt": time_text(stored.updated_at),
     }
 
 
-def conditions_json(conditions: Conditions) -> dict[str, object]:
-    """Return what is asked for, by the names under which requests ask for it."""
+def _conditions_json(conditions: Conditions) -> dict[str, object]:
     named: dict[str, object] = {
         "currencies": list(conditions.currencies),
         "amountMin": conditions.amount_min_minor,

@@ -1,0 +1,115 @@
+"""Draws the tables that decide about orders and payment attempts, as Markdown tables and Mermaid diagrams."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from loop.domain import attempts, orders
+from loop.domain.attempts import LIVE_STATUSES, AttemptStatus, Moved
+from loop.domain.orders import Command, Fact, Ignored, Next, OrderStatus, Refused
+
+HEAD = """\
+# States of orders and payment attempts
+
+The tables below decide every change of an order and of an attempt to pay it. This file is written from them
+(`loop.domain.orders.TABLE`, `loop.domain.attempts.TABLE`) by `python docs/generate.py`.
+
+A *command* is what a merchant, a customer or an operator asks for: it leads to a status or is refused. A *fact* is what
+a processor says has happened: it leads to a status or is recorded as ignored, and is never refused. A fact is applied
+to its attempt first; only what moves the attempt reaches the order.
+"""
+
+LATE = """\
+*Late* is money that arrives after the order was given up: it is written down, told (`payment.late_success`) and pays
+the order.
+"""
+
+ATTEMPTS = """\
+While an attempt is {live}, its order can have no other one.
+Knowledge only grows: an outcome that claims less than is known already changes nothing.
+"""
+
+
+def markdown() -> str:
+    """Return the text of docs/reference/order-states.md."""
+    parts = [
+        HEAD,
+        "## Orders\n",
+        _diagram(_order_edges()),
+        "### Commands\n",
+        _table("status", [*Command], [(status, [_command_cell(status, c) for c in Command]) for status in OrderStatus]),
+        "A command that is refused is answered with `invalid_status` and these words:\n",
+        _refusals(),
+        "### Facts\n",
+        LATE,
+        _table("fact", [*OrderStatus], [(fact, [_fact_cell(status, fact) for status in OrderStatus]) for fact in Fact]),
+        "## Payment attempts\n",
+        ATTEMPTS.format(live=_listed(status for status in AttemptStatus if status in LIVE_STATUSES)),
+        _diagram(_attempt_edges()),
+        _table(
+            "is \\ claimed",
+            [*AttemptStatus],
+            [(current, [_attempt_cell(current, claimed) for claimed in AttemptStatus]) for current in AttemptStatus],
+        ),
+    ]
+    return "\n".join(parts)
+
+
+def _listed(words: Iterable[str]) -> str:
+    *first, last = [f"`{word}`" for word in words]
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _table(corner: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    lines = [[corner, *columns], ["---"] * (len(columns) + 1), *([f"**{name}**", *cells] for name, cells in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _command_cell(status: OrderStatus, command: Command) -> str:
+    cell = orders.decide(status, command)
+    return f"→ {cell.status}" if isinstance(cell, Next) else "refused"
+
+
+def _refusals() -> str:
+    told: dict[tuple[str, Command], list[str]] = defaultdict(list)
+    for command in Command:
+        for status in OrderStatus:
+            cell = orders.decide(status, command)
+            if isinstance(cell, Refused):
+                told[cell.message, command].append(status)
+    return "".join(
+        f"- {command} while {_listed(statuses)}: {message}\n" for (message, command), statuses in told.items()
+    )
+
+
+def _fact_cell(status: OrderStatus, fact: Fact) -> str:
+    cell = orders.decide(status, fact)
+    if isinstance(cell, Next):
+        return f"→ {cell.status}{' (late)' if cell.is_late else ''}"
+    return cell.reason if isinstance(cell, Ignored) else "refused"
+
+
+def _order_edges() -> dict[tuple[str, str], list[str]]:
+    edges: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for status in OrderStatus:
+        for order_input, cell in orders.TABLE[status].items():
+            if isinstance(cell, Next) and cell.status is not status:
+                edges[status, cell.status].append(f"{order_input}{' (late)' if cell.is_late else ''}")
+    return edges
+
+
+def _attempt_edges() -> dict[tuple[str, str], list[str]]:
+    return {(current, claimed): [] for (current, claimed), cell in attempts.TABLE.items() if isinstance(cell, Moved)}
+
+
+def _attempt_cell(current: AttemptStatus, claimed: AttemptStatus) -> str:
+    cell = attempts.TABLE[current, claimed]
+    return f"→ {cell.status}" if isinstance(cell, Moved) else cell.reason
+
+
+def _diagram(edges: dict[tuple[str, str], list[str]]) -> str:
+    first = next(iter(edges))[0]
+    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {first}"]
+    for (start, end), labels in edges.items():
+        label = f" : {', '.join(labels)}" if labels else ""
+        lines.append(f"    {start} --> {end}{label}")
+    return "\n".join([*lines, "```\n"])

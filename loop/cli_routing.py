@@ -1,0 +1,77 @@
+"""The commands about routing: a merchant's rules, and where a payment would go."""
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loop.cli_console import AsJson, MerchantArgument, find_merchant, print_rows, run_work
+from loop.domain.money import MAX_AMOUNT_MINOR, Money, require_currency
+from loop.domain.routing_rules import PaymentTraits
+
+if TYPE_CHECKING:
+    from loop.domain.routing import RoutingDecision
+    from loop.storage.routing import StoredRule
+    from loop.workflows.context import Context
+
+routing_app = typer.Typer(help="Where payments go, and why.", no_args_is_help=True)
+
+
+@routing_app.command("list")
+def list_rules(merchant: MerchantArgument, *, as_json: AsJson = False) -> None:
+    """List a merchant's routing rules in the order in which they are tried."""
+    from loop.server.api.routing_rules import rule_json
+    from loop.workflows import routing
+
+    async def work(context: "Context") -> "list[StoredRule]":
+        return await routing.list_rules(context, (await find_merchant(context, merchant)).id)
+
+    shown = [rule_json(stored) for stored in run_work(work)]
+    columns = ("id", "priority", "enabled", "name", "conditions", "processors", "split")
+    print_rows(columns, [[each.get(name) for name in columns] for each in shown], as_json=as_json)
+
+
+@routing_app.command("test")
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """Say who would take a payment, and why; nothing is charged.
+
+    Circuit breakers are the running Loop's own: ask it by POST /api/routing-rules/test to have them counted.
+
+    Example: loop routing test me@example.com --amount 4999 --currency USD --brand visa
+    """
+
+    merchant: MerchantArgument
+    amount: Annotated[int, typer.Option(min=1, max=MAX_AMOUNT_MINOR, help="In minor units: 4999 is 49.99 USD.")]
+    currency: Annotated[str, typer.Option(help="Such as USD, EUR or INR.")]
+    brand: Annotated[str | None, typer.Option(help="The card's, such as visa.")] = None
+    country: Annotated[str | None, typer.Option(help="The card's, such as IN.")] = None
+    method: Annotated[str, typer.Option(help="card, upi, netbanking or wallet.")] = "card"
+    as_json: AsJson = False
+
+    def __post_init__(self) -> None:
+        from loop.server.api.routing_rules import decision_json
+
+        require_currency(self.currency)
+        decision = run_work(self._try_out)
+        if self.as_json:
+            typer.echo(json.dumps(decision_json(decision), ensure_ascii=False))
+            return
+        typer.echo(f"{decision.candidate.processor} takes it." if decision.candidates else "Nobody can take it.")
+        for reason in decision.reasons:
+            typer.echo(f"  {reason}")
+
+    async def _try_out(self, context: "Context") -> "RoutingDecision":
+        from loop.domain.ids import PREFIX_ORDER
+        from loop.workflows import routing
+
+        payment = PaymentTraits(
+            order_id=context.new_id(PREFIX_ORDER),
+            amount=Money(self.amount, require_currency(self.currency)),
+            payment_method=self.method.lower(),
+            brand=None if self.brand is None else self.brand.lower(),
+            country=None if self.country is None else self.country.upper(),
+        )
+        merchant = await find_merchant(context, self.merchant)
+        return await routing.try_out(context, merchant.id, payment, forced_processor=None)
