@@ -37,12 +37,16 @@ SENSITIVE_NAMES: Final = (
 HARMLESS_ENDS: Final = ("_key_id", "_prefix", "_count", "_at", "_s")
 """Ends of names that only speak about a secret, such as `api_key_id` and `access_token_ttl_s`."""
 
+MAX_NAME_END: Final = 64
+"""How far a name in a text is followed to its end, in characters."""
+
 _SMALLEST_CARD_NUMBER: Final = 10**12
 
 _NAMES_IN_TEXT: Final = "|".join(name.replace("_", "[_ -]?") for name in SENSITIVE_NAMES)
 
 _NAMED_SECRET: Final = re.compile(
-    rf"((?:{_NAMES_IN_TEXT})[\w-]*"
+    # Bounded, so that a text of nothing but names takes linear time.
+    rf"((?:{_NAMES_IN_TEXT})[\w-]{{0,{MAX_NAME_END}}}+"
     # The name ends with a colon or an equals sign, or as the first of a quoted pair.
     r"""(?:\\?["']?\s*[:=]\s*|["']\s*,\s*(?=b?["'])))(?:"""
     # The value: a container or a call's arguments, to the end of the text if they are too deep or cut off;
@@ -54,6 +58,12 @@ _NAMED_SECRET: Final = re.compile(
     re.IGNORECASE,
 )
 """A sensitive name with its value, as `name=value`, in JSON, in Python's repr and in lists of headers."""
+
+_SECRET_HEADER: Final = re.compile(
+    rf"^([\w-]{{0,{MAX_NAME_END}}}?(?:{_NAMES_IN_TEXT})[\w-]{{0,{MAX_NAME_END}}}+:[ \t]*+)(?![\[({{\s]|\w*[\[(])[^\r\n]+",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""A line that begins with a sensitive name and a colon, as headers do: their values hold commas and semicolons."""
 
 _BARE_SECRET: Final = re.compile(
     r"(?<![A-Za-z0-9])(?:"
@@ -105,7 +115,8 @@ def _redact_container(
 def redact_text(text: str) -> str:
     """Return `text` with every secret and every card number in it replaced."""
     if _has_clue(text):
-        text = _NAMED_SECRET.sub(rf"\1{REDACTED}", _BARE_SECRET.sub(REDACTED, text))
+        text = _SECRET_HEADER.sub(rf"\1{REDACTED}", _BARE_SECRET.sub(REDACTED, text))
+        text = _NAMED_SECRET.sub(rf"\1{REDACTED}", text)
     return mask_card_numbers(text, REDACTED)
 
 

@@ -154,7 +154,7 @@ class AcmeProcessor:
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
             return Unknown(f"Acme Pay's answer is not known ({type(error).__name__}).")
         match response.status, answer:
-            case ((200 | 201 | 409), _):  # a conflict tells how the payment stands
+            case ((200 | 409), _):  # a conflict tells how the payment stands
                 return answer
             case status, {"error": {"code": str(code)}} if status in REFUSALS:
                 return NotSent(REFUSALS[status], f"Acme Pay refused: {code}.")

@@ -3,10 +3,17 @@
 import json
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import DateTime, Dialect, String, Text
 from sqlalchemy.types import TypeDecorator, TypeEngine
+
+
+@lru_cache(maxsize=64)
+def _text(moment: datetime) -> str:
+    # Kept, since the rows of one transaction carry one moment many times.
+    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -26,7 +33,7 @@ class UtcTime(TypeDecorator[datetime]):
         if value.tzinfo is None:
             raise ValueError("a stored time must be aware")
         if dialect.name == "sqlite":
-            return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+            return _text(value)
         return value
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ANN401 - as above
@@ -59,6 +66,9 @@ class Word(TypeDecorator[StrEnum]):
         return None if value is None else self._members[value]
 
 
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 class Document(TypeDecorator[Any]):
     """A JSON value as text. Text, not jsonb: key order, numbers and every character come back as they were sent."""
 
@@ -67,7 +77,7 @@ class Document(TypeDecorator[Any]):
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ANN401, ARG002 - SQLAlchemy's signature
         """Write compact JSON."""
-        return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return None if value is None else _ENCODE(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:  # noqa: ANN401, ARG002 - as above
         """Read JSON."""

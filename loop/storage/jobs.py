@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql
 from loop.config import JOB_LEASE_S
 from loop.storage.columns import UtcTime
 from loop.storage.database import Reader, Session
-from loop.storage.statements import Parameters, Statement, Write, columns_of, field_names, parameters_for
+from loop.storage.statements import Parameters, Statement, Write, columns_of, field_names, parameters_for, values_of
 from loop.storage.tables import Jobs, table
 
 LEASE = timedelta(seconds=JOB_LEASE_S)
@@ -98,7 +98,7 @@ _COUNT = Statement(
 
 def insertion(job: Job) -> tuple[Write, Parameters]:
     """Return the write that inserts a job, unless one with its dedupe key is live: for `Session.run_together`."""
-    return _INSERT, {name: getattr(job, name) for name in field_names(Job)}
+    return _INSERT, values_of(job)
 
 
 def finishing(job: Job) -> tuple[Write, Parameters]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import lru_cache
@@ -120,27 +121,49 @@ class _Connections:
     def __init__(self, url: str, size: int) -> None:
         self._url = url
         self._size = size
-        self._turns = asyncio.Semaphore(size)
+        self._free = size
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._idle: list[tuple[float, Connection]] = []
-        self._now = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
 
     async def take(self) -> Connection:
         """Return a connection once there is one; raises one of `_AWAY`."""
-        if self._turns.locked():
-            async with asyncio.timeout(ACQUIRE_TIMEOUT_S):
-                await self._turns.acquire()
-        else:
-            await self._turns.acquire()
+        await self._wait_for_turn(ACQUIRE_TIMEOUT_S)
         try:
             while self._idle:
                 used_at, connection = self._idle.pop()
-                if self._now() - used_at < IDLE_S and not connection.is_closed():
+                if self._loop.time() - used_at < IDLE_S and not connection.is_closed():
                     return connection
                 connection.terminate()
             return await self.connect()
         except BaseException:
-            self._turns.release()
+            self._end_turn()
             raise
+
+    async def _wait_for_turn(self, timeout_s: float) -> None:
+        if self._free:
+            self._free -= 1
+            return
+        turn = self._loop.create_future()
+        self._waiting.append(turn)
+        # Cheaper than asyncio.timeout, which counts here: under load every request waits.
+        late = self._loop.call_later(timeout_s, _time_out, turn)
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:  # given and cancelled at once
+                self._end_turn()
+            raise
+        finally:
+            late.cancel()
+
+    def _end_turn(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
 
     async def connect(self) -> Connection:
         """Open a connection."""
@@ -155,20 +178,25 @@ class _Connections:
     def give_back(self, connection: Connection, *, is_usable: bool) -> None:
         """Take a connection back. One that is in the middle of something is closed, and the server rolls back."""
         if is_usable and not connection.is_closed() and not connection.is_in_transaction():
-            self._idle.append((self._now(), connection))
+            self._idle.append((self._loop.time(), connection))
         else:
             connection.terminate()
-        self._turns.release()
+        self._end_turn()
 
     async def close(self) -> None:
         """Wait until every connection is back, for a bounded time, and close them."""
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 for _ in range(self._size):
-                    await self._turns.acquire()
+                    await self._wait_for_turn(CLOSE_TIMEOUT_S)
         for _, connection in self._idle:
             with suppress(*_AWAY):
                 await connection.close(timeout=CLOSE_TIMEOUT_S)
+
+
+def _time_out(turn: "asyncio.Future[None]") -> None:
+    if not turn.done():
+        turn.set_exception(TimeoutError())
 
 
 class _Use:

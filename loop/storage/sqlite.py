@@ -9,11 +9,11 @@ of success before that commit. Measured in docs/adr/0003.
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import aiosqlite
 
@@ -49,6 +49,24 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
+class _Waiting:
+    """Writes of one caller, who waits for how many rows each has changed."""
+
+    def __init__(self, writes: Sequence[tuple[Write, Parameters]]) -> None:
+        self.writes = writes
+        self.counts: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+
+    def succeed(self, counts: list[int]) -> None:
+        """Tell the caller, unless it has gone or was told of an error."""
+        if not self.counts.done():
+            self.counts.set_result(counts)
+
+    def fail(self, error: Exception) -> None:
+        """Tell the caller of an error, unless it has gone or was told of one."""
+        if not self.counts.done():
+            self.counts.set_exception(error)
+
+
 class _Group:
     """Transactions that one COMMIT makes durable."""
 
@@ -81,7 +99,11 @@ class SqliteSession:
         return self._run(write, parameters)
 
     async def run_together(self, writes: Sequence[tuple[Write, Parameters]]) -> list[int]:
-        """See `Session.run_together`; here each runs in turn, since nothing is saved by joining them."""
+        """See `Session.run_together`."""
+        return self.run_now(writes)
+
+    def run_now(self, writes: Sequence[tuple[Write, Parameters]]) -> list[int]:
+        """Run writes one after another, since nothing is saved by joining them; return how many rows each changed."""
         return [self._run(write, parameters) for write, parameters in writes]
 
     def _run(self, write: Write, parameters: Parameters) -> int:
@@ -133,6 +155,12 @@ class SqliteReader:
     def __init__(self, database: "SqliteDatabase") -> None:
         self._database = database
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
     async def first(self, statement: Statement[T], parameters: Parameters) -> T | None:
         """See `Reader.first`."""
         rows = await self.all(statement, parameters)
@@ -182,6 +210,8 @@ class SqliteDatabase:
         self._committing: asyncio.Task[None] | None = None
         self._readers: asyncio.Queue[aiosqlite.Connection] = asyncio.Queue(READERS)
         self._opened: list[aiosqlite.Connection] = []
+        self._waiting: list[_Waiting] = []
+        self._writing: asyncio.Task[None] | None = None
         self._short_reads: _ShortReads | None = None
 
     @asynccontextmanager
@@ -190,17 +220,24 @@ class SqliteDatabase:
         deadline = asyncio.get_running_loop().time() + BUSY_TIMEOUT_S
         async with self._turn:
             group = await self._join_group(deadline)
-            self._writer.execute("SAVEPOINT one")
-            try:
-                with open_transaction():
-                    yield SqliteSession(self._writer)
-                self._writer.execute("RELEASE one")
-            except BaseException:
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK TO one")
-                    self._writer.execute("RELEASE one")
-                raise
+            with self._savepoint(), open_transaction():
+                yield SqliteSession(self._writer)
         await asyncio.shield(group.committed)
+
+    @contextmanager
+    def _savepoint(self) -> Iterator[None]:
+        """Undo what the block wrote, and nothing else, if it raises."""
+        if not self._writer.in_transaction:  # SQLite has rolled the group back: a full disk, an I/O error
+            raise _lost("an earlier statement failed")
+        self._writer.execute("SAVEPOINT one")
+        try:
+            yield
+            self._writer.execute("RELEASE one")
+        except BaseException:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK TO one")
+                self._writer.execute("RELEASE one")
+            raise
 
     async def _join_group(self, deadline: float) -> _Group:
         if self._group is None:
@@ -208,8 +245,6 @@ class SqliteDatabase:
             self._group = _Group()
             # The commit queues for the turn behind all that wait now: they are its group.
             self._committing = asyncio.create_task(self._commit(self._group))
-        elif not self._writer.in_transaction:
-            raise _lost("an earlier statement failed")
         return self._group
 
     async def _begin(self, deadline: float) -> None:
@@ -234,7 +269,7 @@ class SqliteDatabase:
                 if self._writer.in_transaction:
                     await asyncio.get_running_loop().run_in_executor(self._thread, self._writer.commit)
                     group.committed.set_result(None)
-                else:  # SQLite itself rolled back: a full disk, an I/O error
+                else:
                     why = "an earlier statement failed"
             except sqlite3.Error as error:
                 why = str(error)
@@ -249,14 +284,43 @@ class SqliteDatabase:
             self._writer.rollback()
 
     async def write_at_once(self, writes: Sequence[tuple[Write, Parameters]]) -> list[int]:
-        """See `Database.write_at_once`."""
-        async with self.transaction() as session:
-            return await session.run_together(writes)
+        """See `Database.write_at_once`; all that are called while a group commits share one turn afterwards."""
+        waiting = _Waiting(writes)
+        self._waiting.append(waiting)
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write_waiting())
+        return await waiting.counts
 
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[SqliteReader]:
+    async def _write_waiting(self) -> None:
+        while self._waiting:  # each pass takes all of them; who comes later has a pass of its own
+            taken: list[_Waiting] = []
+            deadline = asyncio.get_running_loop().time() + BUSY_TIMEOUT_S
+            try:
+                async with self._turn:
+                    taken, self._waiting = self._waiting, []
+                    group = await self._join_group(deadline)
+                    written = [(each, self._write(each)) for each in taken]
+                await asyncio.shield(group.committed)
+            except Exception as error:  # noqa: BLE001 - whoever waits hears of it
+                for each in taken:
+                    each.fail(error)
+            else:
+                for each, counts in written:
+                    each.succeed(counts)
+
+    def _write(self, waiting: _Waiting) -> list[int]:
+        if waiting.counts.done():  # cancelled
+            return []
+        try:
+            with self._savepoint():
+                return SqliteSession(self._writer).run_now(waiting.writes)
+        except Exception as error:  # noqa: BLE001 - a mistake in one request's writes is that request's
+            waiting.fail(error)
+            return []
+
+    def reading(self) -> SqliteReader:
         """See `Database.reading`."""
-        yield SqliteReader(self)
+        return SqliteReader(self)
 
     async def read(self, text: str, arguments: list[object]) -> list[Any]:
         """Return all rows of a statement, for `SqliteReader`."""
@@ -293,8 +357,9 @@ class SqliteDatabase:
 
     async def close(self) -> None:
         """See `Database.close`."""
-        if self._committing is not None:
-            await asyncio.wait({self._committing})
+        for running in (self._writing, self._committing):
+            if running is not None:
+                await asyncio.wait({running})
         async with self._turn:
             if self._short_reads is not None:
                 self._short_reads.close()

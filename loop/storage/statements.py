@@ -6,7 +6,7 @@ functions hold `Statement`s instead: SQLAlchemy Core writes the SQL and converts
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from sqlalchemy import Column, Dialect, Table, bindparam
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
@@ -21,36 +21,53 @@ Parameters = Mapping[str, object]
 Clause = SelectBase | UpdateBase
 _Converter = Callable[[Any], Any]
 
+
+class _Bind(NamedTuple):
+    """One placeholder: a parameter that is given by name, or a value that stands in the clause."""
+
+    name: str
+    is_required: bool
+    value: object
+    convert: _Converter | None
+
+
 SQLITE = SQLiteDialect_pysqlite()
 POSTGRES = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
 class Compiled:
     """One statement's text for one dialect, with how to turn parameters and rows."""
 
-    text: str
-    binds: tuple[tuple[str, object, _Converter | None], ...]
-    converters: tuple[_Converter | None, ...] | None
+    def __init__(self, text: str, binds: Sequence[_Bind], converters: Sequence[_Converter | None]) -> None:
+        self.text = text
+        self._given = [bind.name for bind in binds if bind.is_required]
+        self._fixed = [
+            (place, bind.value if bind.convert is None else bind.convert(bind.value))
+            for place, bind in enumerate(binds)
+            if not bind.is_required
+        ]
+        self._outward = [
+            (place, bind.convert) for place, bind in enumerate(binds) if bind.is_required and bind.convert is not None
+        ]
+        self._inward = [(place, convert) for place, convert in enumerate(converters) if convert is not None]
 
-    def arguments(self, parameters: Parameters) -> list[object]:
+    def arguments(self, parameters: Parameters) -> list[Any]:
         """Return the driver's positional arguments; a parameter that nobody gave raises KeyError."""
-        values = []
-        for name, fixed, convert in self.binds:
-            value = parameters[name] if fixed is _REQUIRED else fixed
-            values.append(value if convert is None else convert(value))
+        values = [parameters[name] for name in self._given]
+        for place, value in self._fixed:
+            values.insert(place, value)
+        for place, convert in self._outward:
+            values[place] = convert(values[place])
         return values
 
     def convert(self, row: Sequence[Any]) -> Sequence[Any]:
         """Return a row's values as the columns' Python types."""
-        if self.converters is None:
+        if not self._inward:
             return row
-        return [
-            value if convert is None else convert(value) for value, convert in zip(row, self.converters, strict=True)
-        ]
-
-
-_REQUIRED = object()
+        values = list(row)
+        for place, convert in self._inward:
+            values[place] = convert(values[place])
+        return values
 
 
 class Statement(Generic[T]):
@@ -97,15 +114,14 @@ def _compile(clause: Clause, dialect: Dialect) -> Compiled:
     return Compiled(str(compiled), binds, _converters(clause, dialect))
 
 
-def _bind(bind: BindParameter[Any], name: str, dialect: Dialect) -> tuple[str, object, _Converter | None]:
-    fixed = _REQUIRED if bind.required or bind.value is None else bind.value
-    return name, fixed, bind.type.dialect_impl(dialect).bind_processor(dialect)
+def _bind(bind: BindParameter[Any], name: str, dialect: Dialect) -> _Bind:
+    is_required = bind.required or bind.value is None
+    return _Bind(name, is_required, bind.value, bind.type.dialect_impl(dialect).bind_processor(dialect))
 
 
-def _converters(clause: Clause, dialect: Dialect) -> tuple[_Converter | None, ...] | None:
+def _converters(clause: Clause, dialect: Dialect) -> list[_Converter | None]:
     columns = list(clause.selected_columns) if isinstance(clause, Select) else list(clause.exported_columns)
-    converters = tuple(column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns)
-    return converters if any(converters) else None
+    return [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns]
 
 
 def columns_of(table: Table, row: type) -> list[Column[Any]]:
@@ -120,7 +136,7 @@ def field_names(row: type) -> list[str]:
 
 def values_of(row: Any) -> dict[str, object]:  # noqa: ANN401 - any dataclass instance
     """Return a dataclass's fields by name, not copied: the parameters of an insert or update of that row."""
-    return {name: getattr(row, name) for name in field_names(type(row))}
+    return {name: getattr(row, name) for name in row.__dataclass_fields__}
 
 
 def parameters_for(table: Table, names: Sequence[str]) -> dict[str, BindParameter[Any]]:

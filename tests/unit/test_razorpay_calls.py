@@ -513,7 +513,7 @@ async def test_accounts_keep_their_keys_apart(processor: RazorpayProcessor) -> N
 
 
 async def test_late_answer_is_unknown_and_threads_are_bounded(stub: StubProcessor) -> None:
-    stub.faults.arm(Fault(kind="slow", path=CREATE, delay_s=1.5, times=100))
+    stub.faults.arm(Fault(kind="slow", path=CREATE, delay_s=5, times=100))
     started = time.monotonic()
     async with razorpay_at(stub.url, timeout_s=0.3) as processor:
         outcomes = await asyncio.gather(
@@ -521,7 +521,7 @@ async def test_late_answer_is_unknown_and_threads_are_bounded(stub: StubProcesso
         )
         assert len(processor._calls._sessions) == 32
     assert all(isinstance(outcome, Unknown) for outcome in outcomes)
-    assert time.monotonic() - started < 1.4
+    assert time.monotonic() - started < 4
     await asyncio.sleep(0.2)
     sent = len(calls(stub))
     await asyncio.sleep(0.4)

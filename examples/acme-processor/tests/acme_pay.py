@@ -128,7 +128,8 @@ class AcmePay:
         async def serve(request: web.Request) -> web.Response:
             fault = await self._fault_for(request)
             if isinstance(fault, int):
-                return web.Response(status=fault, text=f"<h1>{fault}</h1>", content_type="text/html")
+                again = {"Location": request.path}  # whoever follows a redirect asks twice
+                return web.Response(status=fault, text=f"<h1>{fault}</h1>", content_type="text/html", headers=again)
             if fault == "drop_before":
                 return _drop(request)
             try:

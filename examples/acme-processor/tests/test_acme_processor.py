@@ -3,6 +3,7 @@
 import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Literal
 
 import pytest
@@ -24,6 +25,7 @@ from loop.testing.processor_contract import (
 )
 
 ACCOUNT = Account("pcf_1", "mer_1", is_test_mode=True, credentials={"apiKey": API_KEY, "webhookSecret": "whsec_acme"})
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
 EVENT = b'{"id": "evt_1", "type": "payment.changed", "payment": "pay_1", "reference": "att_1", "refund": null}'
 
 
@@ -85,7 +87,7 @@ async def pay(processor: AcmeProcessor, card: str = "card_ok") -> tuple[PaymentR
     return PaymentReference(None if isinstance(outcome, NotSent) else outcome.reference, request), outcome
 
 
-@pytest.mark.parametrize("fault", [500, 502, 301, 400, 404, 409, 429, "drop_before", "drop_after"])
+@pytest.mark.parametrize("fault", [500, 502, 307, 400, 404, 409, 429, "drop_before", "drop_after"])
 async def test_no_answer_of_acme_pays_own_is_unknown(processor: AcmeProcessor, acme: AcmePay, fault: Fault) -> None:
     """A proxy's page, whatever its status, and a broken connection prove nothing."""
     acme.faults = [fault]
@@ -153,3 +155,16 @@ async def test_a_refund_ends_later(
     acme.finish_refund(str(first.reference), word)
     for reference in (first.reference, None):
         assert (await processor.fetch_refund(ACCOUNT, RefundReference(reference, request))).status is status
+
+
+def test_a_webhook_about_a_refund_names_it(processor: AcmeProcessor) -> None:
+    body = EVENT.replace(b"null", b'"ref_1"')
+    event = processor.parse_webhook(body, sign(body, "whsec_acme", NOW), secrets=["whsec_acme"], now=NOW)
+    assert (event.payment_reference, event.attempt_id, event.refund_reference) == ("pay_1", "att_1", "ref_1")
+
+
+@pytest.mark.parametrize("wrong", [b'"refund": 7', b'"refund": null, "payment": null', b'"refund": null, "id": 1'])
+def test_a_signed_webhook_of_another_shape_is_a_value_error(processor: AcmeProcessor, wrong: bytes) -> None:
+    body = EVENT.replace(b'"refund": null', wrong)
+    with pytest.raises(ValueError, match="not an event"):
+        processor.parse_webhook(body, sign(body, "whsec_acme", NOW), secrets=["whsec_acme"], now=NOW)
