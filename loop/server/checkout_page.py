@@ -10,7 +10,7 @@ from loop.domain.declines import unified
 from loop.domain.money import Money
 from loop.domain.orders import OrderStatus
 from loop.server.pages import page, render, see_other
-from loop.server.request import context_of, path_id
+from loop.server.request import context_of, path_id, read_form
 from loop.storage import merchants
 from loop.workflows import checkout, payments
 from loop.workflows.checkout import SessionInHand, SessionStatus, filled_in
@@ -89,10 +89,16 @@ async def pay(request: Request) -> Response:
 
 @page
 async def come_back(request: Request) -> Response:
-    """Take a customer back from their bank: ask what became of the payment, and send them on."""
+    """Take a customer back from their bank: ask what became of the payment, and send them on.
+
+    Some processors send the customer on with a query, others (Razorpay) with a form.
+    """
     context = context_of(request)
     attempt_id = path_id(request, "attempt_id", noun="payment")
-    in_hand = await payments.complete_action(context, attempt_id, dict(request.query_params))
+    parameters = dict(request.query_params)
+    if request.method == "POST":
+        parameters |= await read_form(request)
+    in_hand = await payments.complete_action(context, attempt_id, parameters)
     url = await checkout.destination(context, in_hand)
     if url is not None:
         return see_other(url)
@@ -103,5 +109,5 @@ async def come_back(request: Request) -> Response:
 routes = [
     Route("/checkout/{session_id}", show, methods=["GET"]),
     Route("/checkout/{session_id}", pay, methods=["POST"]),
-    Route("/return/{attempt_id}", come_back, methods=["GET"]),
+    Route("/return/{attempt_id}", come_back, methods=["GET", "POST"]),
 ]

@@ -24,6 +24,7 @@ from loop.domain.money import MAX_AMOUNT_MINOR, require_currency
 from loop.workflows.context import Context
 
 BODY_MAX_BYTES: Final = 65_536
+FORM_MAX_BYTES: Final = 4_096
 BODY_DEADLINE_S: Final = 10.0
 """How long a body may take to arrive, in seconds."""
 
@@ -182,6 +183,12 @@ async def read_bytes(request: Request, *, max_bytes: int) -> bytes:
 
 def _too_large(max_bytes: int) -> LoopError:
     return LoopError(ErrorKind.TOO_LARGE, "body_too_large", f"The body is larger than {max_bytes} bytes.")
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """Return the fields of an HTML form, the last of each name; raises `body_too_large`, `body_too_slow`."""
+    raw = await read_bytes(request, max_bytes=FORM_MAX_BYTES)
+    return dict(parse_qsl(raw.decode("utf-8", "replace"), keep_blank_values=True))
 
 
 async def read_json(request: Request, *, max_bytes: int = BODY_MAX_BYTES) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from typing import Final
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,13 +14,12 @@ from loop.domain.ids import PREFIX_ATTEMPT
 from loop.domain.orders import OrderStatus
 from loop.processors.sandbox import RESULT_PARAMETER, RESULTS, SIGNATURE_PARAMETER, Result, SandboxProcessor
 from loop.server.pages import page, render, see_other
-from loop.server.request import context_of, path_id, read_bytes
+from loop.server.request import context_of, path_id, read_form
 from loop.storage import attempts, orders
 from loop.storage.orders import OrderInHand
 from loop.workflows import checkout
 from loop.workflows.context import Context
 
-FORM_MAX_BYTES: Final = 1_024
 LABELS: Final[dict[Result, str]] = {
     "approved": "Approve the payment",
     "declined": "Decline the payment",
@@ -98,7 +97,7 @@ async def _form_targets(context: Context, visit: _Visit) -> list[str]:
 async def choose(request: Request) -> Response:
     """Sign what the customer picked and send them back with it."""
     visit = await _visit(request)
-    form = dict(parse_qsl((await read_bytes(request, max_bytes=FORM_MAX_BYTES)).decode("utf-8", "replace")))
+    form = await read_form(request)
     picked = next((result for result in RESULTS if result == form.get("result")), None)
     if picked is None:
         raise invalid("validation_failed", f"result must be one of {', '.join(RESULTS)}.")

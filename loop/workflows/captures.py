@@ -129,7 +129,7 @@ async def cancel(
 ) -> Order:
     """Cancel an order: at the processor first, where it is known there.
 
-    Raises `not_found`, `invalid_status`, `operation_in_progress`, `cancel_failed`.
+    Raises `not_found`, `invalid_status`, `unsupported_by_processor`, `operation_in_progress`, `cancel_failed`.
     """
     now = context.now()
     async with context.database.transaction() as session:
@@ -149,6 +149,7 @@ async def cancel(
             job = None
         else:
             ended = order
+            _require_voidable(context, attempt)
             arguments = {"attemptId": attempt.id, "reason": reason, "isExpiry": command is Command.EXPIRE}
             job = leased_job(context, VOID, order.id, key=_settle_key(attempt), arguments=arguments)
             await _insert_alone(session, job)
@@ -156,6 +157,16 @@ async def cancel(
         context.runner.wake()
         return ended
     return await _run(context, job, order, wait_s)
+
+
+def _require_voidable(context: Context, attempt: Attempt) -> None:
+    if attempt.status is not AttemptStatus.AUTHORIZED:
+        return
+    if not context.processors.get(attempt.processor).capabilities.can_void:
+        raise invalid(
+            "unsupported_by_processor",
+            f"{attempt.processor} cannot release a hold; let it lapse, or capture and refund it.",
+        )
 
 
 def _ended(order: Order, status: OrderStatus, command: Command, now: datetime) -> Order:
