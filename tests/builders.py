@@ -283,6 +283,12 @@ class Shop:
         request = replace(PayRequest(token=token), **changes)  # type: ignore[arg-type] # any field
         return await payments.pay(self.context, self.merchant_id, order_id, request=request, wait_s=self.wait_s)
 
+    async def until_called(self, operation: str) -> None:
+        """Wait until the sandbox has been called with an operation."""
+        async with asyncio.timeout(5):
+            while not self.sandbox.called(operation):  # noqa: ASYNC110 - the call is the event
+                await asyncio.sleep(0.001)
+
     async def paid(self, token: str = "tok_approve", amount_minor: int = 1_000, **changes: object) -> OrderInHand:
         """Create an order and pay it."""
         return await self.pay((await self.order(amount_minor, **changes)).id, token)

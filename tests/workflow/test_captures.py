@@ -72,9 +72,7 @@ async def test_who_comes_while_it_is_captured_is_told_to_come_again(shop: Shop) 
     thawed = asyncio.Event()
     shop.sandbox.moods.append(Mood("capture", SILENCE, thawed=thawed))
     first = asyncio.create_task(shop.capture(order.id))
-    async with asyncio.timeout(5):
-        while not shop.sandbox.called("capture"):  # noqa: ASYNC110 - the call is the event
-            await asyncio.sleep(0.001)
+    await shop.until_called("capture")
     for act in (shop.capture, shop.cancel):
         with pytest.raises(LoopError, match="operation_in_progress") as caught:
             await act(order.id)

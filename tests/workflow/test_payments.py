@@ -345,9 +345,7 @@ async def test_a_caller_who_goes_away_does_not_take_the_payment_along(shop: Shop
     approved = Approved("sbx_1", is_captured=True, amount_minor=1_000)
     shop.sandbox.moods.append(Mood("authorize", approved, is_done=True, thawed=thawed))
     paying = asyncio.create_task(shop.pay(order.id))
-    async with asyncio.timeout(5):
-        while not shop.sandbox.called("authorize"):  # noqa: ASYNC110 - the call is the event
-            await asyncio.sleep(0.001)
+    await shop.until_called("authorize")
     paying.cancel()
     with pytest.raises(asyncio.CancelledError):
         await paying
@@ -387,6 +385,7 @@ async def test_two_that_run_one_payment_charge_once_and_tell_once(shop: Shop, cl
     shop.sandbox.moods.append(Mood("authorize", approved, is_done=True, thawed=thawed))
     shop.wait_s = 0
     await shop.pay(order.id)
+    await shop.until_called("authorize")
     clock.forward(seconds=LEASE.total_seconds() + 1)  # frozen for longer than its lease
     await work_off(shop.context)
     finished = await shop.now(order.id)

@@ -119,9 +119,7 @@ async def test_webhooks_before_between_and_after_the_answer_end_the_same(shop: S
     shop.next_answers("authorize", SILENCE, is_done=True)
     shop.sandbox.moods[-1].thawed = thawed
     await shop.pay(order.id)
-    async with asyncio.timeout(5):
-        while not shop.sandbox.called("authorize"):  # noqa: ASYNC110 - the call is the event
-            await asyncio.sleep(0.001)
+    await shop.until_called("authorize")
     attempt = (await shop.now(order.id)).attempt
     assert attempt is not None
     assert attempt.processor_reference is None
