@@ -23,7 +23,7 @@ from loop.processors.http import public_session
 from loop.processors.registry import Registry
 from loop.server.app import create_app
 from loop.server.auth import flush_last_used
-from loop.storage import jobs
+from loop.storage import jobs, processor_configs
 from loop.storage.database import Database
 from loop.storage.keyring import Keyring
 from loop.storage.migrate import migrate, schema_state
@@ -153,6 +153,7 @@ async def running(settings: Settings, chance: Chance | None = None) -> AsyncIter
             if settings.is_sqlite:  # alone on this file: whoever held a lease is dead
                 async with context.database.transaction() as session:
                     await jobs.free_leases(session, context.now())
+            await _warm_up(context)
             runner = cast("InlineRunner", context.runner)
             background = [
                 asyncio.create_task(runner.run(context), name="jobs"),
@@ -170,6 +171,15 @@ async def running(settings: Settings, chance: Chance | None = None) -> AsyncIter
                 await asyncio.gather(*background, return_exceptions=True)
                 await flush_last_used(context)
                 log.info("loop.stopped")
+
+
+async def _warm_up(context: Context) -> None:
+    """Import the adapters in use before the first request, which need not wait half a second for a vendor's SDK."""
+    async with context.database.reading() as reader:
+        in_use = await processor_configs.processors_in_use(reader)
+    for name in in_use:
+        if name in context.processors.names():
+            context.processors.get(name)
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 import time
@@ -60,7 +61,8 @@ _NAMED_SECRET: Final = re.compile(
 """A sensitive name with its value, as `name=value`, in JSON, in Python's repr and in lists of headers."""
 
 _SECRET_HEADER: Final = re.compile(
-    rf"^([\w-]{{0,{MAX_NAME_END}}}?(?:{_NAMES_IN_TEXT})[\w-]{{0,{MAX_NAME_END}}}+:[ \t]*+)(?![\[({{\s]|\w*[\[(])[^\r\n]+",
+    rf"^([\w-]{{0,{MAX_NAME_END}}}?(?:{_NAMES_IN_TEXT})[\w-]{{0,{MAX_NAME_END}}}+:[ \t]*+)"
+    r"(?![\[({\s]|\w*[\[(])[^\r\n]+",
     re.IGNORECASE | re.MULTILINE,
 )
 """A line that begins with a sensitive name and a colon, as headers do: their values hold commas and semicolons."""
@@ -147,7 +149,9 @@ def _text_of(value: object) -> str:
 
 def _is_clean(event: str, fields: Mapping[str, object]) -> bool:
     """Return whether an event is sure to be the same after redaction, which most are, by one look at all of it."""
-    parts = [event, *fields]
+    if not _are_clean(event, *fields):
+        return False
+    parts = []
     for value in fields.values():
         if isinstance(value, str):
             parts.append(value)
@@ -157,7 +161,15 @@ def _is_clean(event: str, fields: Mapping[str, object]) -> bool:
             or (isinstance(value, float) and isfinite(value))
         ):
             return False
-    text = "\n".join(parts)
+    return _is_clean_text("\n".join(parts))
+
+
+@lru_cache(maxsize=1024)
+def _are_clean(*names: str) -> bool:
+    return _is_clean_text("\n".join(names))
+
+
+def _is_clean_text(text: str) -> bool:
     return not _has_clue(text) and not contains_card_number(text)
 
 
@@ -339,6 +351,18 @@ def _quoted(value: object) -> str:
     return _printable(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
+class _LogFile(WatchedFileHandler):
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand a whole line to the system at once, past the buffers of a text file."""
+        try:
+            self.reopenIfNeeded()
+            stream = self.stream or self._open()
+            self.stream = stream
+            os.write(stream.fileno(), f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
+        except Exception:  # noqa: BLE001 - as every handler: a log that cannot be written stops nobody
+            self.handleError(record)
+
+
 QUIET: Final = ("aiohttp", "alembic", "asyncio", "stripe", "uvicorn.access")
 """Libraries that are only heard from WARNING on; no library is heard below INFO."""
 
@@ -353,7 +377,7 @@ def configure(*, level: str = "info", log_format: str = "auto", log_file: Path |
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     if log_file is not None:
         try:
-            handler = WatchedFileHandler(log_file, encoding="utf-8")
+            handler = _LogFile(log_file, encoding="utf-8")
         except OSError as error:
             raise configuration("unwritable_log_file", f"{log_file} cannot be written: {error.strerror}.") from error
     is_console = log_format == "console" or (log_format == "auto" and log_file is None and sys.stderr.isatty())

@@ -232,12 +232,13 @@ class MoodySandbox(SandboxProcessor):
         if mood is None:
             return await call
         self.moods.remove(mood)
-        if mood.thawed is not None:
-            await mood.thawed.wait()
-        if mood.is_done:
-            await call
-        else:
-            call.close()
+        try:
+            if mood.thawed is not None:
+                await mood.thawed.wait()
+            if mood.is_done:
+                await call
+        finally:
+            call.close()  # of no effect on one that was awaited
         if isinstance(mood.answer, Exception):
             raise mood.answer
         return cast("_T", mood.answer)
@@ -357,9 +358,14 @@ class Shop:
         """Return the amounts of some kinds that moved in the sandbox's own ledger, oldest first."""
         return [entry.amount.amount_minor for entry in self.sandbox.ledger() if entry.kind in kinds]
 
+    def hang_next(self, method: str) -> None:
+        """Have the processor's next call of a method come to nothing and never end."""
+        self.sandbox.moods.append(Mood(method, RuntimeError("never said"), thawed=asyncio.Event()))
+
     async def lose_process(self) -> None:
         """End whatever runs as if the process had been killed; its leases end by themselves."""
         running = running_jobs(self.context)
+        assert running
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)

@@ -23,6 +23,7 @@ from loop.processors.base import (
 )
 from loop.processors.http import within_deadline
 from loop.processors.razorpay_answers import (
+    MINIMUMS,
     TROUBLE,
     action_of,
     is_definite,
@@ -74,6 +75,7 @@ class RazorpayProcessor:
         can_capture_partially=False,
         can_void=False,
         payment_methods=frozenset({"card", "upi", "netbanking", "wallet"}),
+        minimums=MINIMUMS,
     )
     credentials_schema: tuple[CredentialField, ...] = (
         CredentialField("keyId", "Key id", is_secret=False),

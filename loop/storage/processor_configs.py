@@ -61,6 +61,7 @@ _OF_PROCESSOR = Statement(
     .limit(bindparam("limit")),
     ProcessorConfig,
 )
+_IN_USE = Statement(select(_configs.c.processor).distinct().limit(100), str)
 _DELETE = Write(
     delete(_configs).where(
         _configs.c.merchant_id == bindparam("merchant_id"), _configs.c.processor == bindparam("processor")
@@ -86,6 +87,11 @@ async def get(reader: Reader, config_id: str) -> ProcessorConfig | None:
 async def named(reader: Reader, merchant_id: str, processor: str) -> ProcessorConfig | None:
     """Return a merchant's config for one processor, or None."""
     return await reader.first(_NAMED, {"merchant_id": merchant_id, "processor": processor})
+
+
+async def processors_in_use(reader: Reader) -> list[str]:
+    """Return the names of the processors that any merchant has configured."""
+    return await reader.all(_IN_USE, {})
 
 
 async def of_processor(reader: Reader, processor: str, limit: int) -> list[ProcessorConfig]:

@@ -134,7 +134,9 @@ async def test_a_capture_that_stays_unclear_is_shown_to_a_person(shop: Shop, clo
 async def test_a_process_that_dies_before_the_capture_is_succeeded(shop: Shop, clock: Clock) -> None:
     order = await held(shop)
     shop.wait_s = 0
+    shop.hang_next("capture")
     await shop.capture(order.id, 600)
+    await shop.until_called("capture")
     await shop.lose_process()
     clock.forward(seconds=LEASE.total_seconds())
     await work_off(shop.context)

@@ -367,7 +367,9 @@ async def test_nobody_pays_somebody_else_s_order(shop: Shop) -> None:
 async def test_a_process_that_dies_before_the_call_is_succeeded_after_the_lease(shop: Shop, clock: Clock) -> None:
     shop.wait_s = 0
     order = await shop.order()
+    shop.hang_next("authorize")
     await shop.pay(order.id)
+    await shop.until_called("authorize")
     await shop.lose_process()
     assert shop.moved("charge") == []
     clock.forward(seconds=LEASE.total_seconds() - 1)

@@ -170,7 +170,9 @@ async def test_a_refund_that_stays_unclear_is_asked_about_for_ever_and_shown_to_
 async def test_a_process_that_dies_before_the_refund_is_succeeded(shop: Shop, clock: Clock) -> None:
     order = (await shop.paid()).order
     shop.wait_s = 0
+    shop.hang_next("refund")
     await shop.refund(order.id, 400)
+    await shop.until_called("refund")
     await shop.lose_process()
     assert shop.moved("refund") == []
     clock.forward(seconds=LEASE.total_seconds())
