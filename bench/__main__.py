@@ -41,7 +41,7 @@ class Pair:
     async def warm_up(self) -> None:
         """Fill the caches of statements and plans, and make the orders that will be got."""
         for server in (self._floor, self._loop):
-            self._order_ids[server] = await load.create_orders(server.url, server.key, ORDERS_TO_GET)
+            self._order_ids[server] = await load.create_orders(server.url, server.key, count=ORDERS_TO_GET)
             await self._measure(server, "get", WARM_UP_S)
             await self._measure(server, "create", WARM_UP_S)
 
@@ -64,14 +64,16 @@ class Pair:
         if request == "pay":
             measured = await load.drive_payments(server.url, server.key, seconds=seconds)
         elif request == "create":
-            measured = await load.drive(server.url, load.create_traffic(server.key), seconds)
+            measured = await load.drive(server.url, load.create_traffic(server.key), seconds=seconds)
         else:
-            measured = await load.drive(server.url, load.get_traffic(server.key, self._order_ids[server]), seconds)
+            measured = await load.drive(
+                server.url, load.get_traffic(server.key, self._order_ids[server]), seconds=seconds
+            )
         return Side(measured, (server.cpu_s() - used_s) / measured.count * 1000, server.memory_mb())
 
 
 async def measure(
-    urls: dict[str, tuple[str, str]], requests: Sequence[str], folder: Path, *, rounds: int, seconds: float
+    urls: dict[str, tuple[str, str]], requests: Sequence[str], *, folder: Path, rounds: int, seconds: float
 ) -> list[Result]:
     """Run all rounds; `urls` are of the two databases of each kind, Loop's and the floor's."""
     async with AsyncExitStack() as stack:
@@ -136,7 +138,7 @@ def main() -> None:
             server = stack.enter_context(running_postgres())
             run_sql(server, "CREATE DATABASE bench_loop", "CREATE DATABASE bench_floor")
             urls["postgres"] = (with_database(server, "bench_loop"), with_database(server, "bench_floor"))
-        results = uvloop.run(measure(urls, wanted.only or REQUESTS, folder, rounds=rounds, seconds=seconds))
+        results = uvloop.run(measure(urls, wanted.only or REQUESTS, folder=folder, rounds=rounds, seconds=seconds))
     print_report(console, results)
 
 

@@ -99,7 +99,7 @@ def _headers(key: str, *, has_body: bool = False) -> dict[str, str]:
     return {"X-API-Key": key, **({"Content-Type": "application/json"} if has_body else {})}
 
 
-async def drive(url: str, traffic: Traffic, seconds: float) -> Measured:
+async def drive(url: str, traffic: Traffic, *, seconds: float) -> Measured:
     """Keep every connection busy for so long; raises LoadError unless each answer is a success."""
     return await (_drive_wrk if WRK else _drive_own)(url, traffic, seconds)
 
@@ -216,7 +216,7 @@ async def drive_payments(url: str, key: str, *, seconds: float, rate_per_s: floa
     return await _repeat(url, one, seconds=seconds, connections=CONNECTIONS, rate_per_s=rate_per_s)
 
 
-async def create_orders(url: str, key: str, count: int) -> list[str]:
+async def create_orders(url: str, key: str, *, count: int) -> list[str]:
     """Create orders one after another and return their ids."""
     raw = create_traffic(key).raw(urlsplit(url).netloc, "/v1/orders")
     async with _connections(url, 1) as (connection,):

@@ -1,6 +1,7 @@
 """Migrations: from nothing to exactly the tables, whole or not at all, and never a schema that does not fit."""
 
 import asyncio
+import secrets
 import shutil
 import signal
 import sqlite3
@@ -31,9 +32,10 @@ REVISION_TABLE = "alembic_version"
 @pytest.fixture
 def empty_postgres_url(postgres_url: str) -> Iterator[str]:
     """Yield the URL of a PostgreSQL database without a table."""
-    run_sql(postgres_url, "CREATE DATABASE loop_empty")
-    yield with_database(postgres_url, "loop_empty")
-    run_sql(postgres_url, "DROP DATABASE loop_empty WITH (FORCE)")
+    name = f"loop_empty_{secrets.token_hex(4)}"
+    run_sql(postgres_url, f"CREATE DATABASE {name}")
+    yield with_database(postgres_url, name)
+    run_sql(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

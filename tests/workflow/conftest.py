@@ -1,6 +1,7 @@
 """Fixtures for everything that runs over a database: the database itself, a Loop on it, and a shop in that Loop."""
 
-from collections.abc import AsyncIterator
+import secrets
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,32 @@ from loop.runtime import Chance, opened
 from loop.storage.database import Database
 from loop.storage.postgres import open_postgres
 from loop.storage.sqlite import SqliteDatabase
+from loop.storage.tables import metadata
 from loop.workflows.context import Context
 from tests.builders import Clock, Shop, open_shop, settings_for
+from tests.servers import run_sql, with_database
+
+END_OTHERS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+EMPTY_ALL = "; ".join(f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables))  # noqa: S608 - our own
+
+
+@pytest.fixture(scope="session")
+def reused_postgres_url(postgres_url: str, postgres_template: str) -> Iterator[str]:
+    """Yield a migrated PostgreSQL database that one test after the other uses: making one takes longer than a test."""
+    name = f"loop_reused_{secrets.token_hex(4)}"
+    run_sql(postgres_url, f"CREATE DATABASE {name} TEMPLATE {postgres_template}")
+    yield with_database(postgres_url, name)
+    run_sql(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def postgres_database_url(reused_postgres_url: str) -> str:
+    """Return the URL of a migrated PostgreSQL database without a row."""
+    run_sql(reused_postgres_url, END_OTHERS, EMPTY_ALL)
+    return reused_postgres_url
 
 
 async def open_database(database_url: str) -> Database:
