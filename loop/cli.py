@@ -90,7 +90,7 @@ def serve(
 
     import uvloop
 
-    from loop.runtime import running
+    from loop.runtime import running, spare_collector
     from loop.telemetry import configure
 
     settings = load_settings(host=host, port=port)
@@ -102,6 +102,7 @@ def serve(
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         async with running(settings) as serving:
             _say_where(settings, serving.url)
+            spare_collector()
             await stop.wait()
 
     uvloop.run(until_told())

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import gc
 import os
 import secrets
 import socket
@@ -39,6 +40,8 @@ log = get_logger(__name__)
 STARTED_WITHIN_S = 10.0
 FLUSH_EVERY_S = 30.0
 BACKLOG = 2048
+COLLECT_AFTER = 20_000
+"""How many more objects are made than freed between two rounds of the garbage collector."""
 
 
 def system_now() -> datetime:
@@ -113,6 +116,17 @@ def _setup(settings: Settings, name: str) -> ProcessorSetup:
         public_url=settings.checkout_base_url,
         challenge_secret=sha256(b"sandbox pages" + settings.jwt_secret.reveal().encode()).digest(),
     )
+
+
+def spare_collector() -> None:
+    """Take what a server keeps until it ends out of the garbage collector's rounds, and have fewer of them.
+
+    For a process that does nothing but serve. Nearly everything of a request is freed by its reference count; going
+    through the tables, statements and routes that stay, again and again, is what the slowest requests waited for.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, *gc.get_threshold()[1:])
 
 
 @contextmanager

@@ -372,7 +372,7 @@ class Shop:
 
     async def wait_for_jobs(self) -> None:
         """Wait for the jobs that were started without anybody waiting for them."""
-        async with asyncio.timeout(self.wait_s or 10):
+        async with asyncio.timeout(10):
             await asyncio.gather(*running_jobs(self.context))
 
 

@@ -130,7 +130,7 @@ async def test_who_is_cancelled_gives_the_connection_back(database: PostgresData
 async def test_a_statement_that_waits_too_long_is_unavailable(
     postgres_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres, "COMMAND_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(postgres, "COMMAND_TIMEOUT_S", 0.5)
     database = await open_postgres(postgres_database_url, POOL_SIZE)
     await add(database, 1)
     await database.write_at_once([orders.insertion(order())])

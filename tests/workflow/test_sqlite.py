@@ -186,9 +186,9 @@ async def test_who_is_cancelled_while_another_process_writes_does_not_jam_the_wr
 async def test_an_outside_writer_that_stays_makes_everybody_give_up_together(
     database: SqliteDatabase, outsider: sqlite3.Connection, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.3)
     outsider.execute("BEGIN IMMEDIATE")
-    async with asyncio.timeout(1):  # not one after the other: ten of them, ten waits
+    async with asyncio.timeout(2):  # not one after the other: ten of them, ten waits
         outcomes = await asyncio.gather(*(add(database, number) for number in range(10)), return_exceptions=True)
     assert [outcome.code for outcome in outcomes if isinstance(outcome, LoopError)] == ["database_unavailable"] * 10
     outsider.execute("COMMIT")
