@@ -55,7 +55,8 @@ class EventSubject:
 
 def timestamp(moment: datetime) -> str:
     """Return ISO 8601 UTC with milliseconds and `Z`, the one form of time in Loop's JSON."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    at = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return f"{at.isoformat(timespec='milliseconds')[:-6]}Z"
 
 
 def body_text(

@@ -122,12 +122,12 @@ async def _person(context: Context, token: str) -> Caller:
 
 
 async def _holder(context: Context, key: str) -> Caller:
-    if not is_well_formed(key):
-        raise _unknown_key()
     cache = key_cache(context)
     secret_hash = hash_of(key)
     found = cache.get(secret_hash)
     if found is None:
+        if not is_well_formed(key):
+            raise _unknown_key()
         async with context.database.reading() as reader:
             found = await merchants.key_by_hash(reader, secret_hash)
         if found is None or found.revoked_at is not None:

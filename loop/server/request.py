@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Final, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
+import orjson
 import pydantic
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -309,12 +310,12 @@ def context_of(request: Request) -> Context:
 
 def json_text(content: object) -> str:
     """Return compact JSON."""
-    return _ENCODE(content)
+    return orjson.dumps(content).decode()
 
 
 def json_response(content: object, status: int = 200, *, headers: Mapping[str, str] | None = None) -> Response:
     """Return an answer of compact JSON."""
-    return Response(_ENCODE(content), status, headers=headers, media_type="application/json")
+    return Response(orjson.dumps(content), status, headers=headers, media_type="application/json")
 
 
 def time_text(moment: datetime | None) -> str | None:
