@@ -16,6 +16,8 @@ from logging.handlers import WatchedFileHandler
 from math import isfinite
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
+import orjson
+
 from loop.domain.cards import contains_card_number, mask_card_numbers
 from loop.domain.errors import configuration
 
@@ -319,7 +321,7 @@ class _JsonFormatter(_Formatter):
             line[f"{name}_" if name in line else name] = value
         if traceback:
             line["traceback"] = traceback
-        return _ENCODE(line)
+        return _json_text(line)
 
 
 class _ConsoleFormatter(_Formatter):
@@ -333,6 +335,15 @@ class _ConsoleFormatter(_Formatter):
 
 
 _ENCODE: Final = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def _json_text(line: Mapping[str, object]) -> str:
+    """Return one line of ASCII, which any terminal and any pipe takes; most lines are so without escapes."""
+    try:
+        text = orjson.dumps(line).decode()
+    except TypeError:  # half a character, or a number of more than 64 bits
+        return _ENCODE(line)
+    return text if text.isascii() else _ENCODE(line)
 
 
 @lru_cache(maxsize=2)

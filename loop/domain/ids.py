@@ -1,5 +1,6 @@
 """Ids: a prefix that names the noun, then 26 characters that sort by time and cannot be guessed."""
 
+import base64
 from collections.abc import Callable
 from datetime import datetime
 
@@ -9,7 +10,7 @@ ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 RANDOM_BYTES = 10
 """80 random bits in each id, beside 48 bits of milliseconds since 1970."""
 
-_PAIRS = tuple(high + low for high in ALPHABET for low in ALPHABET)
+_TO_ALPHABET = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", ALPHABET.encode())
 
 PREFIX_MERCHANT = "mer"
 PREFIX_API_KEY = "key"
@@ -30,9 +31,5 @@ def make_id(prefix: str, now: datetime, *, random_bytes: Callable[[int], bytes])
     """Return `prefix_` and 26 characters: 10 of the time in milliseconds, 16 of 80 random bits."""
     milliseconds = int(now.timestamp() * 1000)
     number = (milliseconds << 80) | int.from_bytes(random_bytes(RANDOM_BYTES), "big")
-    pairs = []
-    for _ in range(13):
-        number, low = divmod(number, 1024)
-        pairs.append(_PAIRS[low])
-    pairs.reverse()
-    return f"{prefix}_{''.join(pairs)}"
+    # 160 bits are 32 characters, of which the first six are always zero.
+    return f"{prefix}_{base64.b32encode(number.to_bytes(20, 'big')).translate(_TO_ALPHABET)[6:].decode()}"

@@ -94,7 +94,8 @@ _INSERT_DELIVERY_JOBS = Write(
             bindparam("created_at", type_=UtcTime), literal(False), literal(False),
             bindparam("correlation_id", type_=_jobs.c.correlation_id.type), bindparam("created_at", type_=UtcTime),
         ).where(_LISTENING),
-    )
+    ),
+    is_void_alone=True,  # after the deliveries: no delivery, no job
 )  # fmt: skip
 _ENDPOINT_OF = Statement(
     select(*columns_of(_endpoints, Endpoint))
