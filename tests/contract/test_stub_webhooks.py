@@ -13,7 +13,7 @@ from aiohttp import web
 from loop.testing.stub_psp import Endpoint, StubProcessor
 from tests.contract.stub_clients import control, payment, sdk
 
-SECRET = "whsec_stub"  # noqa: S105 - a secret of this test alone
+SECRET = "whsec_stub"
 
 
 @dataclass

@@ -229,7 +229,7 @@ async def test_webhooks_of_a_payment(token: str, types: list[str]) -> None:
     processor = sandbox()
     outcome = await pay(processor, request(token))
     assert isinstance(outcome, Approved)
-    sent = processor.webhooks_for(outcome.reference, secret="whsec_1")  # noqa: S106 - a test's secret
+    sent = processor.webhooks_for(outcome.reference, secret="whsec_1")
     events = [processor.parse_webhook(body, headers, secrets=["whsec_1"], now=NOW) for body, headers in sent]
     assert [event.event_type for event in events] == types
     assert len({event.event_id for event in events}) == len(set(types))

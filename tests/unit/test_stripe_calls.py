@@ -36,7 +36,7 @@ PAY = IdempotencyKey("lpi_pay")
 PRICE = Money(5_000, "USD")
 
 
-def account(secret_key: str = "sk_test_canary") -> Account:  # noqa: S107 - a test's key
+def account(secret_key: str = "sk_test_canary") -> Account:
     credentials = {"secretKey": secret_key, "publishableKey": "pk_test_1"}
     return Account(config_id="pcf_1", merchant_id="mer_1", is_test_mode=True, credentials=credentials)
 
@@ -45,7 +45,7 @@ ACCOUNT = account()
 
 
 def request(
-    token: str | None = "pm_card_visa",  # noqa: S107 - a published test token
+    token: str | None = "pm_card_visa",
     *,
     attempt_id: str = "att_1",
     amount: Money = PRICE,
