@@ -23,7 +23,8 @@ from loop.storage import orders
 from loop.storage.postgres import PostgresSession
 from loop.storage.sqlite import SqliteSession, connect
 from loop.storage.statements import Parameters, Statement, Write, field_names, values_of
-from loop.storage.tables import Orders, WebhookEndpoints, WebhookEvents
+from loop.storage.tables import Orders
+from loop.storage.webhook_tables import WebhookEndpoints, WebhookEvents
 
 T = TypeVar("T")
 Writes = Sequence[tuple[Write, Parameters]]

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
-from loop.domain.events import Event, EventSubject, EventType, body_text
+from loop.domain.events import Event, EventSubject, EventType, body_of
 from loop.domain.ids import PREFIX_EVENT, PREFIX_ORDER, make_id
 from loop.domain.orders import Order, OrderStatus
 from loop.storage import merchants, orders, webhooks
+from loop.storage.columns import json_text
 from loop.storage.database import Database, Session
 from loop.storage.merchants import Merchant
 from loop.storage.statements import Parameters, Write
@@ -150,8 +151,8 @@ def new_event(order: Order) -> Event:
         order.id, order.external_id, order.amount_minor, order.currency, order.status, order.processor
     )
     kind = EventType.ORDER_CREATED
-    body = body_text(event_id, kind, subject=subject, created_at=order.created_at, payload={"metadata": order.metadata})
-    return Event(event_id, MERCHANT, order.id, kind, body, order.created_at)
+    body = body_of(event_id, kind, subject=subject, created_at=order.created_at, payload={"metadata": order.metadata})
+    return Event(event_id, MERCHANT, order.id, kind, json_text(body), order.created_at)
 
 
 _BODY = {"amount": 4999, "currency": "USD", "customerId": "customer-1842", "metadata": {"cart": "b1f7"}}

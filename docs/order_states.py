@@ -1,17 +1,19 @@
-"""Draws the tables that decide about orders and payment attempts, as Markdown tables and Mermaid diagrams."""
+"""Draws the tables that decide about orders, attempts and disputes, as Markdown tables and Mermaid diagrams."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from loop.domain import attempts, orders
+from loop.domain import attempts, disputes, orders
 from loop.domain.attempts import LIVE_STATUSES, AttemptStatus, Moved
+from loop.domain.disputes import DisputeStatus
 from loop.domain.orders import Command, Fact, Ignored, Next, OrderStatus, Refused
 
 HEAD = """\
-# States of orders and payment attempts
+# States of orders, payment attempts and disputes
 
-The tables below decide every change of an order and of an attempt to pay it. This file is written from them
-(`loop.domain.orders.TABLE`, `loop.domain.attempts.TABLE`) by `python docs/generate.py`.
+The tables below decide every change of an order, of an attempt to pay it and of a dispute of its payment. This file is
+written from them (`TABLE` in `loop.domain.orders`, `loop.domain.attempts` and `loop.domain.disputes`) by
+`python docs/generate.py`.
 
 A *command* is what a merchant, a customer or an operator asks for: it leads to a status or is refused. A *fact* is what
 a processor says has happened: it leads to a status or is recorded as ignored, and is never refused. A fact is applied
@@ -20,12 +22,19 @@ to its attempt first; only what moves the attempt reaches the order.
 
 LATE = """\
 *Late* is money that arrives after the order was given up: it is written down, told (`payment.late_success`) and pays
-the order.
+the order, or goes back if its merchant wants that. Money of an attempt for an order that another attempt has paid is
+not the order's: it is written down, told and given back, and the order stays as it is. An attempt that failed may leave
+its order `processing`: then the next processor has its turn.
 """
 
 ATTEMPTS = """\
 While an attempt is {live}, its order can have no other one.
 Knowledge only grows: an outcome that claims less than is known already changes nothing.
+"""
+
+DISPUTES = """\
+A dispute leaves the order's status alone: it shows as `amountDisputed`, the sum of what is {at_stake}, which is not
+refunded. Each change of a dispute is told by the event that is named here.
 """
 
 
@@ -49,6 +58,16 @@ def markdown() -> str:
             "is \\ claimed",
             [*AttemptStatus],
             [(current, [_attempt_cell(current, claimed) for claimed in AttemptStatus]) for current in AttemptStatus],
+        ),
+        "## Disputes\n",
+        DISPUTES.format(at_stake=_listed(status for status in DisputeStatus if status in disputes.AT_STAKE)),
+        _table(
+            "is \\ claimed",
+            [*DisputeStatus],
+            [
+                (current or "not known", [_dispute_cell(current, claimed) for claimed in DisputeStatus])
+                for current in (None, *DisputeStatus)
+            ],
         ),
     ]
     return "\n".join(parts)
@@ -104,6 +123,11 @@ def _attempt_edges() -> dict[tuple[str, str], list[str]]:
 def _attempt_cell(current: AttemptStatus, claimed: AttemptStatus) -> str:
     cell = attempts.TABLE[current, claimed]
     return f"→ {cell.status}" if isinstance(cell, Moved) else cell.reason
+
+
+def _dispute_cell(current: DisputeStatus | None, claimed: DisputeStatus) -> str:
+    cell = disputes.decide(current, claimed)
+    return f"→ {claimed} (`{cell.event}`)" if isinstance(cell, disputes.Moved) else cell.reason
 
 
 def _diagram(edges: dict[tuple[str, str], list[str]]) -> str:

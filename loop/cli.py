@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loop.cli_audit import audit_app
 from loop.cli_console import AsJson, MerchantArgument, find_merchant, flags, load_settings, print_rows, run_work
+from loop.cli_keys import keys_app
+from loop.cli_reconcile import reconcile
 from loop.cli_routing import routing_app
 from loop.domain.errors import ErrorKind, LoopError, invalid
+from loop.domain.money import Money
 
 if TYPE_CHECKING:
     from loop.config import Settings
@@ -28,7 +32,10 @@ EXIT_CODES: dict[ErrorKind, int] = {
     ErrorKind.UNAVAILABLE: 8,
     ErrorKind.CONFIGURATION: 9,
 }
-"""What kind of error ends a command with which code; 2 is a mistyped command, 1 a mistake of Loop's own."""
+"""What kind of error ends a command with which code; 2 is a mistyped command, 1 a mistake of Loop's own.
+
+A command that compares also ends with 1 when what it compares differs.
+"""
 
 LIST_LIMIT = 1000
 
@@ -48,6 +55,9 @@ app.add_typer(key_app, name="api-key")
 app.add_typer(processor_app, name="processor")
 app.add_typer(order_app, name="order")
 app.add_typer(routing_app, name="routing")
+app.command()(reconcile)
+app.add_typer(keys_app, name="keys")
+app.add_typer(audit_app, name="audit")
 
 
 def main() -> None:
@@ -289,6 +299,7 @@ def set_processor(
     """Store a merchant's credentials for a processor, encrypted.
 
     They come as one JSON object on standard input, or from variables such as LOOP_STRIPE_SECRET_KEY, or are asked for.
+    A webhook secret that is replaced goes on counting for 48 hours.
 
     Example: loop processor set me@example.com sandbox < /dev/null
     """
@@ -299,10 +310,13 @@ def set_processor(
         owner = await find_merchant(context, merchant)
         change = ConfigChange(is_enabled=enabled, priority=priority, is_test_mode=not live)
         credentials = _credentials(context, processor)
-        return await processor_configs.put(context, owner.id, processor, credentials=credentials, change=change)
+        config = await processor_configs.put(context, owner.id, processor, credentials=credentials, change=change)
+        return config, processor_configs.warnings_about(context, config)
 
-    config = run_work(work)
+    config, warnings = run_work(work)
     typer.echo(f"{config.processor} is set ({config.id}).")
+    for warning in warnings:
+        typer.echo(warning, err=True)
 
 
 @processor_app.command("list")
@@ -349,6 +363,8 @@ def show_order(order_id: str, *, as_json: AsJson = False) -> None:
 
     order, entries = run_work(work)
     if not as_json:
-        typer.echo(f"{order.id}  {order.amount}  {order.status}")
+        disputed = Money(order.amount_disputed_minor, order.currency)
+        besides = f"  {disputed} disputed" if disputed.amount_minor else ""
+        typer.echo(f"{order.id}  {order.amount}  {order.status}{besides}")
     rows = [(entry.at, entry.kind, entry.title, dict(entry.details)) for entry in entries]
     print_rows(("at", "kind", "what", "details"), rows, as_json=as_json)

@@ -1,8 +1,10 @@
 """What commands work with: the flags before them, one piece of work over an open database, and tables to print."""
 
 import json
+import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -12,6 +14,7 @@ from loop.domain.errors import not_found
 
 if TYPE_CHECKING:
     from loop.config import Settings
+    from loop.domain.audit import Actor
     from loop.storage.merchants import Merchant
     from loop.workflows.context import Context
 
@@ -34,8 +37,8 @@ def load_settings(**more: object) -> "Settings":
     return load({name: value for name, value in {**flags, **more}.items() if value is not None})
 
 
-def run_work(work: Callable[["Context"], Awaitable[T]]) -> T:
-    """Open the database, do one piece of work and end."""
+def run_work(work: Callable[["Context"], Awaitable[T]], *, is_rotating: bool = False, may_lack_keys: bool = False) -> T:
+    """Open the database, do one piece of work as the operator, and end; of the keys see `runtime.opened`."""
     import asyncio
 
     from loop.runtime import opened
@@ -45,10 +48,24 @@ def run_work(work: Callable[["Context"], Awaitable[T]]) -> T:
     configure(level="warning", log_format=settings.log_format)
 
     async def do() -> T:
-        async with opened(settings) as context:
-            return await work(context)
+        async with opened(settings, is_rotating=is_rotating, may_lack_keys=may_lack_keys) as context:
+            return await work(replace(context, actor=_operator()))
 
     return asyncio.run(do())
+
+
+def _operator() -> "Actor":
+    """Return who runs the command, as the system knows it: a variable of the environment would be anybody's word."""
+    import pwd
+
+    from loop.domain.audit import Actor, ActorKind
+
+    user_id = os.getuid()
+    try:
+        name = pwd.getpwuid(user_id).pw_name
+    except KeyError:  # a container's user without a name
+        name = f"uid {user_id}"
+    return Actor(ActorKind.OPERATOR, name)
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]], *, as_json: bool) -> None:

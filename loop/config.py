@@ -4,13 +4,12 @@ import ipaddress
 import json
 import os
 import sys
-import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, cast, get_type_hints
 
+from loop.config_files import SECRET_NAMES, SECRETS_FILE, generated_secrets, read_toml, refuse_unknown, unwritable
 from loop.config_forms import (
     BOOL,
     DATABASE_URL,
@@ -29,15 +28,13 @@ from loop.config_forms import (
     show,
     whole,
 )
-from loop.domain.errors import LoopError, configuration
+from loop.domain.endpoint_urls import Reach
+from loop.domain.errors import configuration
 
 __all__ = ["SETTINGS", "Secret", "Settings", "example_toml", "load", "reference_markdown"]
 
 JOB_LEASE_S: Final = 30
 """How long a claimed job is its worker's own, in seconds; every call that a job makes must end sooner."""
-
-SECRETS_FILE: Final = "secrets.toml"
-"""Name of the file in the data directory that keeps the generated secrets."""
 
 RECIPE: Final = "make one with: openssl rand -hex 32"
 _CALL_S: Final = whole(1, JOB_LEASE_S - 1, why=f", below the {JOB_LEASE_S} s that a job is leased for")
@@ -220,6 +217,18 @@ class Settings:
         """Return the SQLite file's absolute path; None with PostgreSQL."""
         return _sqlite_path(self.database_url)
 
+    @property
+    def webhook_reach(self) -> Reach:
+        """Return where merchants' webhooks may go."""
+        return Reach(self.webhook_allow_networks, self.host, self.port)
+
+    @property
+    def generated_keys_path(self) -> Path | None:
+        """Return the secrets file that the encryption keys come from; None when one of them is configured."""
+        path = self.data_dir / SECRETS_FILE
+        is_generated = self.sources["encryption_key"] == str(path)
+        return path if is_generated and self.sources["encryption_keys_previous"] in (str(path), "default") else None
+
     def explain(self) -> list[Explanation]:
         """Return each setting in declared order: its value with secrets masked, and where it came from."""
         return [
@@ -238,7 +247,6 @@ SETTINGS: Final[Mapping[str, Setting]] = {
 }
 """Every declaration by name, in the order in which they are resolved and documented."""
 
-SECRET_NAMES: Final = ("jwt_secret", "encryption_key")
 _NOTHING: Final[Mapping[str, object]] = {}
 
 
@@ -248,15 +256,15 @@ def load(flags: Mapping[str, object] = _NOTHING, environ: Mapping[str, str] = os
     With a SQLite database this makes the data directory and, where secrets are not configured, generates them once.
     Raises a LoopError of kind configuration, whose message says what to do, for anything that must not start.
     """
-    _refuse_unknown(flags, "flag", known=SETTINGS)
+    refuse_unknown(flags, "flag", known=SETTINGS)
     layers = _Layers(flags, environ, _NOTHING, None)
     path, source = layers.resolve("config", _NOTHING)
     usual = cast("Path", layers.resolve("data_dir", _NOTHING)[0]) / "config.toml"
     if path is None and usual.is_file():
         path, source = usual, "found in the data directory"
     if path is not None:
-        layers = _Layers(flags, environ, _read_toml(cast("Path", path)), cast("Path", path))
-        _refuse_unknown(layers.file, str(path), known=[name for name in SETTINGS if name != "config"])
+        layers = _Layers(flags, environ, read_toml(cast("Path", path)), cast("Path", path))
+        refuse_unknown(layers.file, str(path), known=[name for name in SETTINGS if name != "config"])
     values, sources = {"config": path}, {"config": source}
     for name in SETTINGS:
         if name not in values:
@@ -298,25 +306,6 @@ def _checked(name: str, raw: object, *, source: str, is_text: bool = False) -> o
         raise configuration("invalid_setting", f"{name} ({source}) must be {form.words}{seen}.") from None
 
 
-def _read_toml(path: Path, *, is_private: bool = False) -> Mapping[str, object]:
-    try:
-        with path.open("rb") as file:
-            if is_private and os.fstat(file.fileno()).st_mode & 0o077:
-                raise configuration("secrets_exposed", f"Other users may open {path}. Run: chmod 600 {path}")
-            return tomllib.load(file)
-    except OSError as error:
-        raise configuration("unreadable_config", f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:  # neither TOML nor UTF-8
-        raise configuration("unreadable_config", f"{path} is not a TOML file: {error}.") from None
-
-
-def _refuse_unknown(given: Mapping[str, object], where: str, *, known: Collection[str]) -> None:
-    for name in given:
-        if name not in known:
-            (near,) = get_close_matches(name, known, n=1, cutoff=0)
-            raise configuration("unknown_setting", f"{name} ({where}) is no setting. Did you mean {near}?")
-
-
 def _refuse_contradictions(values: Mapping[str, object]) -> None:
     if values["redis_url"] and _sqlite_path(values["database_url"]):
         raise configuration(
@@ -344,7 +333,7 @@ def _fill_in_secrets(values: dict[str, object], sources: dict[str, str]) -> None
         data_dir = cast("Path", values["data_dir"])
         _make_directory(data_dir, database)
         path = data_dir / SECRETS_FILE
-        for name, raw in (_generated_secrets(path, database) if missing else _NOTHING).items():
+        for name, raw in (generated_secrets(path, database) if missing else _NOTHING).items():
             if sources[name] == "default":
                 values[name], sources[name] = _checked(name, raw, source=str(path)), str(path)
     elif missing:
@@ -366,60 +355,11 @@ def _make_directory(data_dir: Path, database: Path) -> None:
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(data_dir, error) from error
+        raise unwritable(data_dir, error) from error
     if not database.parent.is_dir():
         raise configuration(
             "invalid_setting", f"database_url names {database}, whose directory is not there. Make it first."
         )
-
-
-def _unwritable(path: Path, error: OSError) -> LoopError:
-    return configuration(
-        "unwritable_data_dir", f"{path} cannot be made: {error.strerror}. Set data_dir to a directory you may write."
-    )
-
-
-def _generated_secrets(path: Path, database: Path) -> Mapping[str, object]:
-    """Return the secrets in the file `path`, which is made (mode 0600) with new ones where there is none.
-
-    Processes that start together agree on one file. A database without its file is refused, because a new key
-    could not read what is stored in it.
-    """
-    # Looked at before the file: whichever process makes both makes the file first.
-    has_database = database.is_file() and database.stat().st_size > 0
-    if not path.exists():
-        if has_database:
-            raise configuration(
-                "missing_secret",
-                f"The database {database} is there but its secrets are not. Bring back {path}, "
-                "or set jwt_secret and encryption_key as they were.",
-            )
-        try:
-            _write_secrets_once(path)
-        except OSError as error:
-            raise _unwritable(path, error) from error
-    kept = _read_toml(path, is_private=True)
-    _refuse_unknown(kept, str(path), known=(*SECRET_NAMES, "encryption_keys_previous"))
-    for name in SECRET_NAMES:
-        if not kept.get(name):
-            raise configuration("missing_secret", f"{path} has no {name}. Bring the file back as it was.")
-    return kept
-
-
-def _write_secrets_once(path: Path) -> None:
-    draft = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
-    lines = [f'{name} = "{os.urandom(32).hex()}"\n' for name in SECRET_NAMES]
-    with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-        file.write("# Made by Loop. Keep a copy: without encryption_key, stored credentials cannot be read.\n")
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        path.hardlink_to(draft)  # exclusive like O_EXCL, and the file is whole from its first moment
-    except FileExistsError:
-        pass  # another process was first, and its secrets count
-    finally:
-        draft.unlink()
 
 
 _REFERENCE: Final = """# Configuration

@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -18,7 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from loop.config import Settings
-from loop.domain.errors import configuration, unavailable
+from loop.domain.errors import LoopError, configuration, unavailable
 from loop.processors.base import ProcessorSetup
 from loop.processors.http import public_session
 from loop.processors.registry import Registry
@@ -34,6 +34,7 @@ from loop.telemetry import get_logger
 from loop.workers.inline_runner import InlineRunner
 from loop.workers.schedule import run_schedule
 from loop.workflows.context import Context
+from loop.workflows.encryption_keys import require_loaded
 
 log = get_logger(__name__)
 
@@ -68,16 +69,25 @@ class Running:
 
 
 @asynccontextmanager
-async def opened(settings: Settings, chance: Chance | None = None) -> AsyncIterator[Context]:
+async def opened(
+    settings: Settings, chance: Chance | None = None, *, is_rotating: bool = False, may_lack_keys: bool = False
+) -> AsyncIterator[Context]:
     """Open what workflows need, for a command that runs one and ends; jobs that it starts run here too.
 
-    Raises `unavailable` when the database is away and `schema_outdated` when Postgres waits for `loop migrate`.
+    Whoever rotates the encryption keys has a SQLite file's to itself. Raises `unavailable` when the database is away,
+    `schema_outdated` when Postgres waits for `loop migrate`, and, unless keys may be lacking, `encryption_key_needed`
+    when a stored secret is under one that is not loaded.
     """
     outside = chance or Chance()
     async with AsyncExitStack() as stack:
+        stack.enter_context(_keys_held(settings, is_rotating=is_rotating))
         database = await _open_database(settings)
         stack.push_async_callback(database.close)
-        sender = await stack.enter_async_context(public_session(settings.webhook_allow_networks))
+        keyring = Keyring([key.reveal() for key in (settings.encryption_key, *settings.encryption_keys_previous)])
+        if not may_lack_keys:
+            async with database.reading() as reader:
+                await require_loaded(reader, keyring)
+        sender = await stack.enter_async_context(public_session(settings.webhook_reach))
         processors = Registry(lambda name: _setup(settings, name))
         stack.push_async_callback(processors.close)
         runner = InlineRunner(settings.job_concurrency)
@@ -85,7 +95,7 @@ async def opened(settings: Settings, chance: Chance | None = None) -> AsyncItera
         yield Context(
             settings=settings,
             database=database,
-            keyring=Keyring([key.reveal() for key in (settings.encryption_key, *settings.encryption_keys_previous)]),
+            keyring=keyring,
             processors=processors,
             webhook_sender=sender,
             runner=runner,
@@ -129,21 +139,40 @@ def spare_collector() -> None:
     gc.set_threshold(COLLECT_AFTER, *gc.get_threshold()[1:])
 
 
-@contextmanager
-def only_process(settings: Settings) -> Iterator[None]:
+def only_process(settings: Settings) -> AbstractContextManager[None]:
     """Hold a SQLite file for this process alone; a second one is refused, a killed one's hold is gone at once."""
+    refusal = configuration(
+        "already_running",
+        f"Another `loop serve` works on {settings.sqlite_path}: stop it, or use Postgres to run several.",
+    )
+    return _locked(settings, "lock", fcntl.LOCK_EX, refusal)
+
+
+def _keys_held(settings: Settings, *, is_rotating: bool) -> AbstractContextManager[None]:
+    """Hold a SQLite file's encryption keys: with all who use them, or alone to replace them.
+
+    Whoever wrote under a key that a rotation drops would have written what nobody can read.
+    """
+    path = settings.sqlite_path
+    if is_rotating:
+        message = f"A Loop works on {path}: stop it, rotate the keys, and start it again."
+        return _locked(settings, "keys.lock", fcntl.LOCK_EX, configuration("already_running", message))
+    message = f"The encryption keys of {path} are being rotated; try again when that is done."
+    return _locked(settings, "keys.lock", fcntl.LOCK_SH, configuration("keys_rotating", message))
+
+
+@contextmanager
+def _locked(settings: Settings, suffix: str, operation: int, refusal: LoopError) -> Iterator[None]:
+    """Hold a lock of the system's beside a SQLite file, or raise the refusal at once; no lock with Postgres."""
     if settings.sqlite_path is None:
         yield
         return
-    lock_path = settings.sqlite_path.with_name(settings.sqlite_path.name + ".lock")
+    lock_path = settings.sqlite_path.with_name(f"{settings.sqlite_path.name}.{suffix}")
     with Path.open(lock_path, "a") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, operation | fcntl.LOCK_NB)
         except OSError as error:
-            raise configuration(
-                "already_running",
-                f"Another `loop serve` works on {settings.sqlite_path}: stop it, or use Postgres to run several.",
-            ) from error
+            raise refusal from error
         yield
 
 

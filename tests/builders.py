@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TypeVar, cast
 
 from loop import config
 from loop.config import Settings
-from loop.domain.attempts import Attempt, AttemptStatus, Outcome
+from loop.domain.attempts import Attempt, AttemptStatus, Outcome, Unknown
+from loop.domain.disputes import Dispute, DisputeOutcome, DisputeStatus
 from loop.domain.events import Event
 from loop.domain.money import Money
 from loop.domain.orders import Order, OrderStatus
@@ -18,14 +20,17 @@ from loop.domain.transactions import Transaction
 from loop.processors.base import (
     Account,
     AuthorizeRequest,
+    DisputeReference,
     IdempotencyKey,
     PaymentReference,
     ProcessorSetup,
     RefundReference,
     RefundRequest,
 )
+from loop.processors.registry import GROUP
 from loop.processors.sandbox import SandboxProcessor
 from loop.storage import attempts as attempt_rows
+from loop.storage import disputes as dispute_rows
 from loop.storage import jobs as job_rows
 from loop.storage import merchants as merchant_rows
 from loop.storage import refunds as refund_rows
@@ -37,9 +42,9 @@ from loop.storage.orders import OrderInHand
 from loop.workers.execute import execute
 from loop.workers.inline_runner import InlineRunner
 from loop.workflows import captures, orders, payments, processor_configs, refunds, webhooks
+from loop.workflows.attempts import PayRequest
 from loop.workflows.context import Context
 from loop.workflows.orders import NewOrder
-from loop.workflows.payments import PayRequest
 from loop.workflows.processor_configs import ConfigChange
 
 MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -143,6 +148,28 @@ def refund(**changes: object) -> Refund:
     return replace(usual, **changes)  # type: ignore[arg-type] # any field
 
 
+def dispute(**changes: object) -> Dispute:
+    """Return an open dispute over all 10.00 EUR of that attempt."""
+    usual = Dispute(
+        id="dsp_1",
+        merchant_id="mer_1",
+        order_id="ord_1",
+        attempt_id="att_1",
+        processor_config_id="pcf_1",
+        processor="sandbox",
+        processor_reference="sbxd_1",
+        status=DisputeStatus.OPENED,
+        amount_minor=1_000,
+        currency="EUR",
+        counted_minor=1_000,
+        reason="fraudulent",
+        due_by=None,
+        created_at=MIDNIGHT,
+        updated_at=MIDNIGHT,
+    )
+    return replace(usual, **changes)  # type: ignore[arg-type] # any field
+
+
 def merchant(number: int = 1) -> Merchant:
     """Return a merchant that nobody can sign in as."""
     return Merchant(f"mer_{number}", f"Shop {number}", f"shop{number}@example.com", "-", MIDNIGHT, MIDNIGHT)
@@ -204,7 +231,7 @@ class Mood:
     """What the next call of one method answers (or raises), and whether the sandbox does what it is asked to."""
 
     method: str
-    answer: Outcome | RefundOutcome | Exception
+    answer: Outcome | RefundOutcome | DisputeOutcome | Exception
     is_done: bool = False
     thawed: asyncio.Event | None = None
     """The answer comes when this is set."""
@@ -262,6 +289,15 @@ class MoodySandbox(SandboxProcessor):
 
     async def fetch_refund(self, account: Account, refund: RefundReference) -> RefundOutcome:
         return await self._moodily("fetch_refund", super().fetch_refund(account, refund), refund, None)
+
+    async def fetch_dispute(self, account: Account, dispute: DisputeReference) -> DisputeOutcome | Unknown:
+        return await self._moodily("fetch_dispute", super().fetch_dispute(account, dispute), dispute, None)
+
+
+class SecondSandbox(MoodySandbox):
+    """Another processor, with books of its own."""
+
+    name = "second"
 
 
 @dataclass(slots=True)
@@ -338,6 +374,11 @@ class Shop:
         async with self.context.database.reading() as reader:
             return (await refund_rows.of_order(reader, self.merchant_id, order_id))[::-1]
 
+    async def disputes(self, order_id: str) -> list[Dispute]:
+        """Read an order's disputes, oldest first."""
+        async with self.context.database.reading() as reader:
+            return (await dispute_rows.of_order(reader, self.merchant_id, order_id))[::-1]
+
     async def jobs(self, subject: str) -> list[Job]:
         """Read the jobs about an order, a refund or (event:endpoint) a delivery."""
         async with self.context.database.reading() as reader:
@@ -350,7 +391,19 @@ class Shop:
         assert isinstance(sandbox, MoodySandbox)
         return sandbox
 
-    def next_answers(self, method: str, *answers: Outcome | RefundOutcome | Exception, is_done: bool = False) -> None:
+    async def open_second(self) -> MoodySandbox:
+        """Give the merchant an account at a second processor, which comes after the sandbox."""
+        found = EntryPoint("second", f"{__name__}:SecondSandbox", GROUP)
+        self.context.processors._found["second"] = found
+        change = ConfigChange(priority=2)
+        await processor_configs.put(self.context, self.merchant_id, "second", credentials={}, change=change)
+        second = self.context.processors.get("second")
+        assert isinstance(second, MoodySandbox)
+        return second
+
+    def next_answers(
+        self, method: str, *answers: Outcome | RefundOutcome | DisputeOutcome | Exception, is_done: bool = False
+    ) -> None:
         """Have the processor's next calls of a method end so, with or without an effect."""
         self.sandbox.moods += [Mood(method, answer, is_done) for answer in answers]
 

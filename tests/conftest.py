@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from loop.storage.migrate import migrate
 from tests.network import blocked_hosts, stay_on_this_machine
@@ -16,6 +17,10 @@ POSTGRES_URL_VARIABLE = "LOOP_TEST_POSTGRES_URL"
 """Names a server to use instead of our own: a superuser's URL, such as Debian's PostgreSQL 15 in CI."""
 
 stay_on_this_machine()
+
+# How long an example takes says how busy the machine is; what must be fast is measured by the bench.
+settings.register_profile("loop", deadline=None)
+settings.load_profile("loop")
 
 
 @pytest.fixture(autouse=True)

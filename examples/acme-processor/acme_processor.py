@@ -24,6 +24,7 @@ from loop.domain.attempts import (
     Voided,
 )
 from loop.domain.declines import unified
+from loop.domain.failover import DeclineFinality
 from loop.domain.money import Money
 from loop.domain.refunds import RefundOutcome, RefundStatus
 from loop.processors.base import (
@@ -57,7 +58,7 @@ class AcmeProcessor:
     """One for the process: the calls of all merchants share its connections."""
 
     name = "acme"
-    capabilities = Capabilities()
+    capabilities = Capabilities(decline_finality=DeclineFinality.FINAL)
     credentials_schema: tuple[CredentialField, ...] = (
         CredentialField("apiKey", "API key"),
         CredentialField("webhookSecret", "Webhook signing secret", is_required=False),

@@ -134,6 +134,8 @@ class Attempt:
     unclear_since: datetime | None
     created_at: datetime
     updated_at: datetime
+    is_duplicate: bool = False
+    """Whether its money came for an order that another attempt had paid: it is given back, and is not the order's."""
 
 
 def status_of(outcome: Outcome) -> AttemptStatus:

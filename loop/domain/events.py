@@ -1,10 +1,10 @@
 """Events: what merchants are told, by name, and the body that every delivery of one carries."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 
 
 class EventType(StrEnum):
@@ -27,6 +27,8 @@ class EventType(StrEnum):
     CHECKOUT_COMPLETED = "checkout.completed"
     CHECKOUT_EXPIRED = "checkout.expired"
     ENDPOINT_DISABLED = "endpoint.disabled"
+    ENDPOINT_TESTED = "endpoint.tested"
+    RECONCILIATION_MISMATCH = "reconciliation.mismatch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class EventSubject:
-    """The order fields that every body carries; amount in minor units."""
+    """The order fields that every body carries; amount in minor units.
+
+    `seq` grows with each change of the order, so that of two events the one with the higher number is newer.
+    """
 
     order_id: str | None
     external_id: str | None
@@ -51,36 +56,39 @@ class EventSubject:
     currency: str | None
     status: str | None
     processor: str | None
+    seq: int | None = None
 
 
+NO_ORDER = EventSubject(None, None, None, None, None, None)
+"""The subject of an event that is about no order."""
+
+
+@lru_cache(maxsize=64)
 def timestamp(moment: datetime) -> str:
     """Return ISO 8601 UTC with milliseconds and `Z`, the one form of time in Loop's JSON."""
     at = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
     return f"{at.isoformat(timespec='milliseconds')[:-6]}Z"
 
 
-def body_text(
+def body_of(
     event_id: str,
     event_type: EventType,
     *,
     subject: EventSubject,
     created_at: datetime,
     payload: Mapping[str, object],
-) -> str:
-    """Return the JSON text of an event, made once and sent byte for byte on every try."""
-    return json.dumps(
-        {
-            "id": event_id,
-            "eventType": event_type,
-            "orderId": subject.order_id,
-            "externalId": subject.external_id,
-            "amount": subject.amount_minor,
-            "currency": subject.currency,
-            "status": subject.status,
-            "processor": subject.processor,
-            "createdAt": timestamp(created_at),
-            "payload": payload,
-        },
-        ensure_ascii=False,
-        separators=(",", ":"),
-    )
+) -> dict[str, object]:
+    """Return what an event says; its JSON text is made once and sent byte for byte on every try."""
+    return {
+        "id": event_id,
+        "eventType": event_type,
+        "orderId": subject.order_id,
+        "externalId": subject.external_id,
+        "amount": subject.amount_minor,
+        "currency": subject.currency,
+        "status": subject.status,
+        "processor": subject.processor,
+        "createdAt": timestamp(created_at),
+        "seq": subject.seq,
+        "payload": payload,
+    }

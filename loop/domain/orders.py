@@ -190,6 +190,11 @@ _FACT_OF_ATTEMPT: Mapping[AttemptStatus, Fact] = {
     AttemptStatus.VOIDED: Fact.VOIDED,
 }
 
+_HOLDING = frozenset({AttemptStatus.AUTHORIZED, AttemptStatus.CAPTURED})
+
+PAID_OR_HELD = frozenset({S.AUTHORIZED, S.CAPTURED, S.PARTIALLY_REFUNDED, S.REFUNDED})
+"""Orders that one attempt has paid, or holds the money for: another attempt's money is a second payment."""
+
 PAYMENT_EVENTS: Mapping[OrderStatus, EventType] = {
     S.PROCESSING: EventType.PAYMENT_PROCESSING,
     S.REQUIRES_ACTION: EventType.PAYMENT_REQUIRES_ACTION,
@@ -233,6 +238,10 @@ class Order:
     expires_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    amount_disputed_minor: int = 0
+    """What disputes keep from the merchant, while they are open and once they are lost."""
+    revision: int = field(default=1, compare=False)
+    """Grows with each change: the order's events carry it, so that a merchant can tell an old one from a new one."""
 
     @property
     def amount(self) -> Money:
@@ -256,13 +265,22 @@ def require(status: OrderStatus, command: Command) -> OrderStatus:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What one outcome changes, to be written in one commit. `ignored` says why when it changes nothing."""
+    """What one outcome changes, to be written in one commit. `ignored` says why when it changes nothing.
+
+    `is_late` marks money that came after Loop had given the payment up; the merchant's policy says what becomes of it.
+    """
 
     order: Order
     attempt: Attempt
     transactions: tuple[NewTransaction, ...] = ()
     events: tuple[EventType, ...] = ()
     ignored: str | None = None
+    is_late: bool = False
+
+    @property
+    def is_second_payment(self) -> bool:
+        """Whether the outcome is money for an order that another attempt has paid: it must be given back."""
+        return self.is_late and self.attempt.is_duplicate
 
 
 def apply_outcome(order: Order, attempt: Attempt, *, outcome: Outcome, now: datetime) -> Change:
@@ -270,35 +288,50 @@ def apply_outcome(order: Order, attempt: Attempt, *, outcome: Outcome, now: date
     step = attempts.advance(attempt.status, attempts.status_of(outcome))
     learned = _learn_reference(attempt, outcome, now)
     if isinstance(step, attempts.Unmoved):
+        if isinstance(outcome, Declined) and attempt.status is AttemptStatus.CANCELLED and attempt.error_code is None:
+            learned = _with_failure(learned, outcome)
         return Change(_learn_order_id(order, learned, now), learned, ignored=step.reason)
-    failure = _failure(outcome)
+    moved = _moved_attempt(learned, outcome, step.status, now)
+    transactions = _transactions(attempt, outcome)
+    is_money, had_money = step.status in _HOLDING, attempt.status in _HOLDING
+    if attempt.is_duplicate or (is_money and not had_money and order.status in PAID_OR_HELD):
+        events = (EventType.PAYMENT_LATE_SUCCESS,) if is_money and not attempt.is_duplicate else ()
+        second = replace(moved, is_duplicate=True)
+        same, reason = replace(order, updated_at=now), "another attempt paid the order"
+        return Change(same, second, transactions, events, ignored=reason, is_late=is_money)
+    cell = decide(order.status, _FACT_OF_ATTEMPT[step.status])
+    is_current = attempt.number == order.attempt_count
+    if isinstance(cell, Next) and (is_current or is_money or had_money):
+        is_late = cell.is_late or (is_money and not had_money and not is_current)
+        events = (PAYMENT_EVENTS[cell.status], *((EventType.PAYMENT_LATE_SUCCESS,) if is_late else ()))
+        paid = _moved_order(order, moved, outcome, cell.status, now)
+        return Change(paid, moved, transactions, events, is_late=is_late)
+    reason = "superseded by a later attempt" if isinstance(cell, Next) else _reason(cell)
+    return Change(replace(_learn_order_id(order, moved, now), updated_at=now), moved, transactions, ignored=reason)
+
+
+def _moved_attempt(attempt: Attempt, outcome: Outcome, status: AttemptStatus, now: datetime) -> Attempt:
     moved = replace(
-        learned,
-        status=step.status,
+        attempt,
+        status=status,
         action=_action(outcome),
-        unclear_since=now if step.status is AttemptStatus.UNKNOWN else None,
+        unclear_since=now if status is AttemptStatus.UNKNOWN else None,
+        asked_count=0,
+        updated_at=now,
+    )
+    is_only_ended = isinstance(outcome, Cancelled) and attempt.status is AttemptStatus.FAILED
+    return moved if is_only_ended else _with_failure(moved, outcome)  # what a cancelled one had failed of stays known
+
+
+def _with_failure(attempt: Attempt, outcome: Outcome) -> Attempt:
+    failure = _failure(outcome)
+    return replace(
+        attempt,
         error_code=failure.code,
         error_message=failure.message,
         decline_class=failure.decline_class,
         raw_error_code=failure.raw_code,
-        asked_count=0,
-        updated_at=now,
     )
-    transactions = _transactions(attempt, outcome)
-    cell = decide(order.status, _FACT_OF_ATTEMPT[step.status])
-    is_money = step.status in (AttemptStatus.AUTHORIZED, AttemptStatus.CAPTURED)
-    is_current = attempt.number == order.attempt_count
-    if isinstance(cell, Next) and (is_current or is_money):
-        is_late = cell.is_late or not is_current
-        events = (PAYMENT_EVENTS[cell.status], *((EventType.PAYMENT_LATE_SUCCESS,) if is_late else ()))
-        paid = _moved_order(order, moved, outcome, cell.status, now)
-        return Change(replace(paid, needs_review=paid.needs_review or not is_current), moved, transactions, events)
-    reason = "superseded by a later attempt" if isinstance(cell, Next) else _reason(cell)
-    same = replace(_learn_order_id(order, moved, now), updated_at=now)
-    if is_money:  # another attempt has paid the order already: a person must give one of the two back
-        events = (EventType.PAYMENT_LATE_SUCCESS,)
-        return Change(replace(same, needs_review=True), moved, transactions, events, ignored=reason)
-    return Change(same, moved, transactions, ignored=reason)
 
 
 def _reason(cell: Cell) -> str:
@@ -338,7 +371,7 @@ def _moved_order(order: Order, attempt: Attempt, outcome: Outcome, status: Order
 
 def _learn_order_id(order: Order, attempt: Attempt, now: datetime) -> Order:
     is_known = order.processor_order_id is not None or attempt.processor_reference is None
-    if is_known or attempt.number != order.attempt_count:
+    if is_known or attempt.is_duplicate or attempt.number != order.attempt_count:
         return order
     return replace(order, processor_order_id=attempt.processor_reference, updated_at=now)
 

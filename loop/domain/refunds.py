@@ -61,6 +61,8 @@ class Refund:
     asked_count: int
     created_at: datetime
     updated_at: datetime
+    is_reversal: bool = False
+    """Whether it gives a second payment back: that money never was the order's, and its totals leave it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +89,20 @@ class RefundChange:
 def reserve(order: Order, amount_minor: int | None, *, now: datetime) -> tuple[Order, int]:
     """Return the order with a refund's amount reserved, and that amount; None asks for all that is left.
 
-    Raises `invalid_status` when nothing is captured and `refund_exceeds_captured` when too little is left.
+    What is left is captured, not being refunded and not disputed. Raises `invalid_status` when nothing is captured and
+    `refund_exceeds_captured` when too little is left.
     """
     require(order.status, Command.REFUND)
-    left = order.amount_captured_minor - order.amount_refund_reserved_minor
+    # What is disputed is with the customer's bank, also while it decides: a refund of it would give the money back
+    # twice, since no processor takes the dispute back for it. A dispute that is won frees it again.
+    disputed = order.amount_disputed_minor
+    left = max(0, order.amount_captured_minor - order.amount_refund_reserved_minor - disputed)
     wanted = left if amount_minor is None else amount_minor
     if wanted > left or wanted <= 0:
+        besides = f" ({disputed} are disputed)" if disputed else ""
         raise invalid(
             "refund_exceeds_captured",
-            f"Only {left} (in minor units of {order.currency}) can still be refunded; ask for that or less.",
+            f"Only {left} (in minor units of {order.currency}) can still be refunded{besides}; ask for that or less.",
         )
     return replace(
         order, amount_refund_reserved_minor=order.amount_refund_reserved_minor + wanted, updated_at=now
@@ -115,8 +122,9 @@ def apply_refund_outcome(order: Order, refund: Refund, *, outcome: RefundOutcome
     if outcome.status not in (RefundStatus.SUCCEEDED, RefundStatus.FAILED):
         return RefundChange(order, moved)
     has_succeeded = outcome.status is RefundStatus.SUCCEEDED
-    totals = order
-    if has_succeeded:
+    if refund.is_reversal:
+        totals = replace(order, needs_review=order.needs_review or not has_succeeded)
+    elif has_succeeded:
         totals = replace(order, amount_refunded_minor=order.amount_refunded_minor + refund.amount_minor)
     else:
         totals = replace(
@@ -126,7 +134,7 @@ def apply_refund_outcome(order: Order, refund: Refund, *, outcome: RefundOutcome
             - (refund.amount_minor if refund.status is RefundStatus.SUCCEEDED else 0),
         )
     cell = decide(totals.status, refund_fact(totals))
-    status = cell.status if isinstance(cell, Next) else totals.status
+    status = cell.status if isinstance(cell, Next) and not refund.is_reversal else totals.status
     transaction = NewTransaction(
         TransactionType.REFUND,
         TransactionStatus.SUCCESS if has_succeeded else TransactionStatus.FAILED,

@@ -3,7 +3,7 @@
 import ipaddress
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -20,6 +20,7 @@ FORGOTTEN_AFTER: Final = timedelta(hours=1)
 class _Tries:
     failures: int
     last_at: datetime
+    is_told: bool = False
 
 
 class Throttle:
@@ -39,6 +40,14 @@ class Throttle:
             return 0
         delay_s = min(MAX_DELAY_S, 1 << min(tries.failures - self._free, 16))
         return max(0, math.ceil(delay_s - (now - tries.last_at).total_seconds()))
+
+    def tell_once(self, key: str, now: datetime) -> bool:
+        """Tell whether the key waits and this was not said yet since its last try."""
+        tries = self._tries.get(key)
+        if tries is None or tries.is_told or not self.wait_s(key, now):
+            return False
+        self._tries[key] = replace(tries, is_told=True)
+        return True
 
     def begin(self, key: str, now: datetime) -> None:
         """Count a try."""

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NewType, Protocol, runtime_checkable
 
-from loop.domain.attempts import Outcome
+from loop.domain.attempts import Outcome, Unknown
+from loop.domain.disputes import DisputeOutcome
+from loop.domain.failover import DeclineFinality
 from loop.domain.money import Money
+from loop.domain.movements import Movement
 from loop.domain.refunds import RefundOutcome
 
 IdempotencyKey = NewType("IdempotencyKey", str)
@@ -38,6 +41,8 @@ class Capabilities:
     """The smallest charge by currency, in ISO 4217's minor units; a currency that is not named has none."""
     is_test_only: bool = False
     """Whether an account must be in test mode."""
+    decline_finality: DeclineFinality = DeclineFinality.OPEN
+    """What a decline means for its payment; only one that is sure to stay unpaid lets another processor try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +105,21 @@ class RefundReference:
 
 
 @dataclass(frozen=True, slots=True)
+class DisputeReference:
+    """A dispute as the processor knows it, and the payment that its webhook said is disputed."""
+
+    reference: str
+    payment: PaymentReference
+
+
+@dataclass(frozen=True, slots=True)
 class WebhookEvent:
     """What a verified inbound webhook is about; a hint to ask the processor, never a fact by itself.
 
     `event_id` is the processor's own id of the event; `payment_reference` the payment it concerns (None: not ours);
-    `refund_reference` is set when it concerns a refund of that payment.
+    `refund_reference` is set when it concerns a refund of that payment, `dispute_reference` when a dispute of it.
+    `amount` is what the payment, or that refund of it, is over as the webhook says; an event whose amount is not what
+    Loop knows is kept for a person. None says nothing.
     """
 
     event_id: str
@@ -112,6 +127,8 @@ class WebhookEvent:
     payment_reference: str | None
     attempt_id: str | None = None
     refund_reference: str | None = None
+    dispute_reference: str | None = None
+    amount: Money | None = None
 
 
 class WebhookSignatureError(Exception):
@@ -189,6 +206,56 @@ class Processor(Protocol):
 
     async def close(self) -> None:
         """Release what the processor holds open."""
+        ...
+
+
+@runtime_checkable
+class TellsDisputes(Protocol):
+    """What a processor offers besides, if it tells of disputes; one that does not leaves it out."""
+
+    async def fetch_dispute(self, account: Account, dispute: DisputeReference) -> DisputeOutcome | Unknown:
+        """Ask how a dispute stands, and which payment it is of.
+
+        The bank's mere questions are `INQUIRY`: they take no money. `Unknown` for a dispute that is not found.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MovementQuery:
+    """Which movements of an account are asked for; a page after the first carries the cursor of the one before."""
+
+    since: datetime
+    until: datetime
+    """Exclusive."""
+    now: datetime
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MovementPage:
+    """Some of the movements asked for, and where to go on; None says that there are no more."""
+
+    movements: tuple[Movement, ...]
+    next_cursor: str | None
+
+
+@runtime_checkable
+class ListsMovements(Protocol):
+    """What a processor offers besides, if it lists what moved: Loop's books are then compared with its list.
+
+    One that does not list leaves both methods out.
+    """
+
+    def listed_within(self, account: Account) -> timedelta | None:
+        """Return how long after it moved money may be missing from the list; None when this account has no list."""
+        ...
+
+    async def movements(self, account: Account, query: MovementQuery) -> MovementPage | Unknown:
+        """List a page of what moved in a time: charges, refunds, and those that failed after all; holds are left out.
+
+        Each call ends within the deadline, so a page is of a size that the provider answers well within it.
+        """
         ...
 
 

@@ -1,11 +1,12 @@
 """Razorpay, through its official SDK: what Loop asks, on orders that customers pay in Razorpay's own Checkout."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 
 from loop.domain.attempts import ActionRequired, Approved, Cancelled, Declined, NotSent, Outcome, Pending, Unknown
 from loop.domain.declines import DeclineClass
+from loop.domain.disputes import DisputeOutcome
 from loop.domain.money import Money
 from loop.domain.refunds import RefundOutcome, RefundStatus
 from loop.processors.base import (
@@ -13,7 +14,10 @@ from loop.processors.base import (
     AuthorizeRequest,
     Capabilities,
     CredentialField,
+    DisputeReference,
     IdempotencyKey,
+    MovementPage,
+    MovementQuery,
     PaymentReference,
     ProcessorSetup,
     RefundReference,
@@ -40,6 +44,8 @@ from loop.processors.razorpay_answers import (
     text_of,
 )
 from loop.processors.razorpay_declines import known_decline
+from loop.processors.razorpay_disputes import dispute_outcome_of
+from loop.processors.razorpay_movements import listed_within, movement_page
 from loop.processors.razorpay_session import JsonObject, RazorpayCalls, RefusedError
 from loop.processors.razorpay_webhooks import SIGNATURE_HEADER, event_of, signed_payment, verify_signature
 from loop.telemetry import get_logger
@@ -176,7 +182,7 @@ class RazorpayProcessor:
         self, account: Account, request: AuthorizeRequest, order_id: str, payments: list[JsonObject]
     ) -> Outcome:
         outcome = self._outcome(payments, order_id, account, request)
-        if not isinstance(outcome, ActionRequired):
+        if not isinstance(outcome, ActionRequired | Declined):
             return outcome
         if any(standing_of(each) == "created" for each in payments):
             return NotSent("payment_in_progress", "The customer is paying at this moment; ask again in ten minutes.")
@@ -252,6 +258,33 @@ class RazorpayProcessor:
             return RefundOutcome(RefundStatus.UNKNOWN, error_message="Razorpay lists no such refund.")
         except TROUBLE as error:
             return RefundOutcome(RefundStatus.UNKNOWN, refund_id, error_message=reason_of(error))
+
+    async def fetch_dispute(self, account: Account, dispute: DisputeReference) -> DisputeOutcome | Unknown:
+        """Fetch the dispute, and the payment that it names for the order that this paid."""
+        return await within_deadline(self._timeout_s, self._look_for_dispute(account, dispute.reference))
+
+    async def _look_for_dispute(self, account: Account, dispute_id: str) -> DisputeOutcome | Unknown:
+        try:
+            found = await self._calls.run(account, lambda client: client.dispute.fetch(dispute_id, {}))
+            payment_id = text_of(found, "payment_id")
+            paid = await self._calls.run(account, lambda client: client.payment.fetch(payment_id))
+            return dispute_outcome_of(found, order_id=text_of(paid, "order_id"))
+        except TROUBLE as error:
+            return Unknown(reason_of(error), dispute_id)
+
+    def listed_within(self, account: Account) -> timedelta | None:
+        """Return how late a settlement may be; None for a test key, whose payments are never settled."""
+        return listed_within(account)
+
+    async def movements(self, account: Account, query: MovementQuery) -> MovementPage | Unknown:
+        """Read a page of the settlement report."""
+        return await within_deadline(self._timeout_s, self._movements(account, query))
+
+    async def _movements(self, account: Account, query: MovementQuery) -> MovementPage | Unknown:
+        try:
+            return await movement_page(self._calls, account, query=query)
+        except TROUBLE as error:
+            return Unknown(reason_of(error))
 
     async def check(self, account: Account) -> str | None:
         """Ask for one order of the account."""

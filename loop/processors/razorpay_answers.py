@@ -3,8 +3,18 @@
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from loop.domain.attempts import ActionRequired, Approved, Cancelled, NotSent, Outcome, Pending, Unknown, Voided
-from loop.domain.declines import DeclineClass
+from loop.domain.attempts import (
+    ActionRequired,
+    Approved,
+    Cancelled,
+    Declined,
+    NotSent,
+    Outcome,
+    Pending,
+    Unknown,
+    Voided,
+)
+from loop.domain.declines import DeclineClass, unified
 from loop.domain.money import CURRENCY_EXPONENTS, Money
 from loop.domain.refunds import RefundOutcome, RefundStatus
 from loop.processors.base import Account, AuthorizeRequest
@@ -26,6 +36,9 @@ EXPONENTS: Mapping[str, int] = {
 
 MINIMUMS: Mapping[str, int] = {"INR": 100}
 """Currency -> the least that Razorpay takes, in minor units; it refuses by itself what is below its other limits."""
+
+ONE_TRY_CURRENCIES: Final = frozenset({"MYR"})
+"""Currencies whose orders are paid at the first try or not at all: Razorpay Malaysia wants a new order for each."""
 
 CHECKOUT_PATH: Final = "/v1/checkout/embedded"
 """The page at Razorpay's address that a customer's browser posts an order to, and pays on."""
@@ -64,6 +77,8 @@ def action_of(order_id: str, account: Account, *, request: AuthorizeRequest, api
         "callbackUrl": request.return_url,
         "checkoutUrl": f"{api_base}{CHECKOUT_PATH}",
     }
+    if request.amount.currency in ONE_TRY_CURRENCIES:
+        shown["retry"] = {"enabled": False}
     if request.description:
         shown["description"] = request.description
     if request.customer_email:
@@ -110,7 +125,8 @@ def outcome_of(payments: Iterable[JsonObject], action: ActionRequired, *, reques
     """Return what the payments tried on an order mean for the attempt that made the order.
 
     A failed payment ends nothing: the customer may try again on the same order, and Razorpay may still hear from the
-    bank that it went well. The attempt goes on waiting (`action`) until it is paid, or its time is up.
+    bank that it went well. The attempt goes on waiting (`action`) until it is paid, or its time is up. Not so where an
+    order can be tried once only (`ONE_TRY_CURRENCIES`): there the next try is another attempt, with its own order.
 
     An authorized payment that is to be captured automatically is `Pending`, not `Approved`: Razorpay takes the money
     by itself within minutes or gives it back, and until then neither is true. One that is to be captured by hand is
@@ -135,7 +151,18 @@ def outcome_of(payments: Iterable[JsonObject], action: ActionRequired, *, reques
     if "released" in by_standing and "created" not in by_standing:
         payment_id = text_of(by_standing["released"][0], "id")
         return Voided(order_id, payment_id) if request.is_manual_capture else Cancelled(order_id)
+    failed = by_standing.get("failed", [])
+    if failed and "created" not in by_standing and request.amount.currency in ONE_TRY_CURRENCIES:
+        return _declined(max(failed, key=_age).get("error_reason"), order_id)
     return action
+
+
+def _declined(reason: object, order_id: str) -> Declined:
+    known = known_decline(reason) if isinstance(reason, str) else None
+    decline = known or unified("declined")
+    raw_code = reason if isinstance(reason, str) else None
+    message = f"Razorpay reports that the payment failed: {raw_code or 'no reason given'}."
+    return Declined(decline.code, decline.decline_class, message, raw_code=raw_code, reference=order_id)
 
 
 def _age(payment: JsonObject) -> int:

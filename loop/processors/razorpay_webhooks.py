@@ -5,12 +5,14 @@ import hmac
 import json
 from collections.abc import Mapping, Sequence
 
+from loop.domain.money import Money
 from loop.processors.base import WebhookEvent, WebhookSignatureError
 
 SIGNATURE_HEADER = "x-razorpay-signature"
 EVENT_ID_HEADER = "x-razorpay-event-id"
 
-_FAMILIES = ("payment", "order", "refund", "payment.dispute")
+_DISPUTES = "payment.dispute"
+_FAMILIES = ("payment", "order", "refund", _DISPUTES)
 """Events about payments; the others (settlements, downtimes, payment links) are about nothing that Loop made."""
 
 
@@ -50,7 +52,7 @@ def event_of(body: bytes, headers: Mapping[str, str]) -> WebhookEvent:
     try:
         event = json.loads(body)
         event_type, payload = event["event"], event["payload"]
-        payment, order, refund = (_entity(payload, name) for name in ("payment", "order", "refund"))
+        payment, order, refund, dispute = (_entity(payload, name) for name in ("payment", "order", "refund", "dispute"))
         notes = {**_notes(order), **_notes(payment), **_notes(refund)}
     except (RecursionError, LookupError, TypeError, AttributeError) as error:
         raise ValueError("the webhook is not an event of Razorpay's") from error
@@ -63,7 +65,16 @@ def event_of(body: bytes, headers: Mapping[str, str]) -> WebhookEvent:
         payment_reference=order_id,
         attempt_id=_text(notes.get("loop_attempt_id")) if order_id else None,
         refund_reference=_text(refund.get("id")) if is_about_refund else None,
+        dispute_reference=_text(dispute.get("id")) if family == _DISPUTES and order_id else None,
+        amount=None if family == _DISPUTES else _amount_of(refund if is_about_refund else payment or order),
     )
+
+
+def _amount_of(item: Mapping[str, object]) -> Money | None:
+    amount, currency = item.get("amount"), item.get("currency")
+    if not isinstance(amount, int) or isinstance(amount, bool) or not isinstance(currency, str):
+        return None
+    return Money(amount, currency)
 
 
 def _entity(payload: Mapping[str, Mapping[str, object]], name: str) -> Mapping[str, object]:

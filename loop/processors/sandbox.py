@@ -22,6 +22,8 @@ from loop.domain.attempts import (
     Voided,
 )
 from loop.domain.declines import DECLINES, unified
+from loop.domain.disputes import AT_STAKE, DisputeOutcome, DisputeStatus
+from loop.domain.failover import DeclineFinality
 from loop.domain.ids import PREFIX_ATTEMPT, PREFIX_REFUND
 from loop.domain.money import Money
 from loop.domain.refunds import RefundOutcome, RefundStatus
@@ -30,6 +32,7 @@ from loop.processors.base import (
     AuthorizeRequest,
     Capabilities,
     CredentialField,
+    DisputeReference,
     IdempotencyKey,
     PaymentReference,
     ProcessorSetup,
@@ -39,6 +42,13 @@ from loop.processors.base import (
     WebhookSignatureError,
 )
 from loop.processors.http import require_no_transaction, within_deadline
+from loop.processors.sandbox_disputes import TOKENS as DISPUTE_TOKENS
+from loop.processors.sandbox_disputes import (
+    dispute_outcome_of,
+    dispute_reference_of,
+    dispute_status_after,
+    is_disputed,
+)
 
 SLOW_S = 2.0
 """How long `tok_slow` takes, in seconds."""
@@ -60,6 +70,7 @@ TOKENS: Mapping[str, str] = {
     "tok_timeout_then_nothing": "Lost before it was charged; the same key again charges.",
     "tok_refund_pending": "Approved; its refunds are pending, and succeed when next asked about.",
     "tok_refund_fails_later": "Approved; its refunds are pending, and fail when next asked about.",
+    **DISPUTE_TOKENS,
     "tok_webhook_duplicate": "Approved; every webhook about it comes twice.",
     "tok_webhook_out_of_order": "Approved; its webhooks come last first.",
 }
@@ -94,6 +105,8 @@ class _Payment:
     outcome: Outcome
     refunded_minor: int = 0
     refunds: dict[str, RefundOutcome] = field(default_factory=dict)
+    dispute: DisputeStatus | None = None
+    """As it was last told."""
 
 
 class _Bounded(OrderedDict[str, _T], Generic[_T]):
@@ -145,7 +158,11 @@ class SandboxProcessor:
     """
 
     name = "sandbox"
-    capabilities = Capabilities(payment_methods=frozenset({"card", "upi", "netbanking", "wallet"}), is_test_only=True)
+    capabilities = Capabilities(
+        payment_methods=frozenset({"card", "upi", "netbanking", "wallet"}),
+        is_test_only=True,
+        decline_finality=DeclineFinality.FINAL,
+    )
     credentials_schema: tuple[CredentialField, ...] = (
         CredentialField("webhookSecret", "Webhook signing secret", is_required=False),
     )
@@ -266,6 +283,7 @@ class SandboxProcessor:
             return RefundOutcome(RefundStatus.UNKNOWN)
         paid = _caught_up(known, is_captured=True)
         left = paid.amount_minor - known.refunded_minor if isinstance(paid, Approved) and paid.is_captured else 0
+        left = 0 if known.dispute in AT_STAKE else left
         reference = _refund_reference_of(request)
         if not 0 < request.amount.amount_minor <= left or request.amount.currency != known.request.amount.currency:
             outcome = _refused_refund(reference, "Only what is captured and not yet refunded can be refunded.")
@@ -305,6 +323,20 @@ class SandboxProcessor:
             known.refunds[request.refund_id] = outcome
         return outcome
 
+    async def fetch_dispute(self, account: Account, dispute: DisputeReference) -> DisputeOutcome | Unknown:
+        """Say how a dispute stands: it is opened by being asked about, and decided by being asked about again."""
+        known = self._find(account, dispute.payment)
+        is_known = isinstance(known, _Payment) and dispute.reference == dispute_reference_of(known.request.attempt_id)
+        if not isinstance(known, _Payment) or not is_known or not is_disputed(known.request):
+            return Unknown("the sandbox has no such dispute", dispute.reference)
+        paid = _caught_up(known, is_captured=True)
+        if not isinstance(paid, Approved):
+            return Unknown("the payment is not captured", dispute.reference)
+        known.dispute = dispute_status_after(known.dispute, known.request)
+        return dispute_outcome_of(
+            known.dispute, known.request, payment_reference=paid.reference, amount_minor=paid.amount_minor
+        )
+
     async def check(self, account: Account) -> str | None:
         """Accept any account that is in test mode."""
         return None if account.is_test_mode else "The sandbox moves no money: it works in test mode only."
@@ -328,6 +360,7 @@ class SandboxProcessor:
                 event_type=str(event["type"]),
                 payment_reference=str(event["payment"]),
                 attempt_id=_attempt_id_of(str(event["payment"])),
+                dispute_reference=str(event["dispute"]) if event.get("dispute") else None,
             )
         except (KeyError, TypeError, IndexError) as error:
             raise ValueError("the sandbox's webhook names no payment") from error
@@ -339,6 +372,8 @@ class SandboxProcessor:
             types = ["payment.captured", "payment.captured"]
         if reference.endswith("_webhook_out_of_order"):
             types = ["payment.captured", "payment.processing", "payment.created"]
+        if "_dispute" in reference:
+            types = ["payment.captured", "dispute.opened", "dispute.closed"]
         return [_webhook(reference, event_type, secret) for event_type in types]
 
     async def close(self) -> None:
@@ -416,5 +451,6 @@ def _webhook_signature(body: bytes, secret: str) -> str:
 
 def _webhook(reference: str, event_type: str, secret: str) -> tuple[bytes, dict[str, str]]:
     event_id = f"evt_{hashlib.sha256(f'{reference}.{event_type}'.encode()).hexdigest()[:26]}"
-    body = json.dumps({"id": event_id, "type": event_type, "payment": reference}).encode()
+    dispute = {"dispute": dispute_reference_of(_attempt_id_of(reference))} if event_type.startswith("dispute") else {}
+    body = json.dumps({"id": event_id, "type": event_type, "payment": reference, **dispute}).encode()
     return body, {SIGNATURE_HEADER: _webhook_signature(body, secret)}

@@ -5,7 +5,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeAlias, cast
 
 import stripe
@@ -18,6 +18,8 @@ from stripe.params import (
 )
 
 from loop.domain.attempts import Outcome, Unknown
+from loop.domain.disputes import DisputeOutcome
+from loop.domain.failover import DeclineFinality
 from loop.domain.money import Money
 from loop.domain.refunds import RefundOutcome, RefundStatus
 from loop.processors.base import (
@@ -25,7 +27,10 @@ from loop.processors.base import (
     AuthorizeRequest,
     Capabilities,
     CredentialField,
+    DisputeReference,
     IdempotencyKey,
+    MovementPage,
+    MovementQuery,
     PaymentReference,
     ProcessorSetup,
     RefundReference,
@@ -50,6 +55,8 @@ from loop.processors.stripe_answers import (
     refused_refund,
     stripe_amount,
 )
+from loop.processors.stripe_disputes import dispute_outcome_of
+from loop.processors.stripe_movements import LISTED_WITHIN, movement_page
 from loop.processors.stripe_webhooks import event_of, verify_signature
 
 API_VERSION = "2026-10-28.endive"
@@ -82,7 +89,7 @@ class StripeProcessor:
     """One for the process; the accounts' clients share one session, bound to the running event loop."""
 
     name = "stripe"
-    capabilities = Capabilities(minimums=MINIMUMS)
+    capabilities = Capabilities(minimums=MINIMUMS, decline_finality=DeclineFinality.UNTIL_CANCELLED)
     credentials_schema: tuple[CredentialField, ...] = (
         CredentialField("secretKey", "Secret key"),
         CredentialField("publishableKey", "Publishable key", is_required=False, is_secret=False),
@@ -209,6 +216,31 @@ class StripeProcessor:
             return RefundOutcome(RefundStatus.UNKNOWN, error_message="Stripe lists no such refund")
         except TROUBLE as error:
             return RefundOutcome(RefundStatus.UNKNOWN, refund.reference, error_message=reason_of(error))
+
+    async def fetch_dispute(self, account: Account, dispute: DisputeReference) -> DisputeOutcome | Unknown:
+        """Retrieve the dispute; it names the intent that it is of."""
+        return await within_deadline(self._setup.timeout_s, self._look_for_dispute(account, dispute.reference))
+
+    async def _look_for_dispute(self, account: Account, dispute_id: str) -> DisputeOutcome | Unknown:
+        try:
+            return dispute_outcome_of(await self._client_of(account).v1.disputes.retrieve_async(dispute_id))
+        except TROUBLE as error:
+            return Unknown(reason_of(error), dispute_id)
+
+    def listed_within(self, account: Account) -> timedelta | None:
+        """Return how far Stripe's clock may be behind: it lists money as soon as it moves, of test keys too."""
+        del account
+        return LISTED_WITHIN
+
+    async def movements(self, account: Account, query: MovementQuery) -> MovementPage | Unknown:
+        """List a page of balance transactions."""
+        return await within_deadline(self._setup.timeout_s, self._movements(account, query))
+
+    async def _movements(self, account: Account, query: MovementQuery) -> MovementPage | Unknown:
+        try:
+            return await movement_page(self._client_of(account), query)
+        except TROUBLE as error:
+            return Unknown(reason_of(error))
 
     async def check(self, account: Account) -> str | None:
         """Read the account that the secret key belongs to."""

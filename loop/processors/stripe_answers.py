@@ -81,7 +81,11 @@ def outcome_of(intent: stripe.PaymentIntent, account: Account, *, request: Autho
 
     A cancelled intent held money (`Voided`) if it was to be captured by hand and its newest charge was not refused:
     Stripe keeps that charge, and clears the last error when a charge succeeds.
+
+    Raises ValueError for an intent of another currency, which is not the attempt's.
     """
+    if intent.currency.upper() != request.amount.currency:
+        raise ValueError("Stripe's payment is of another currency")
     charge = intent.latest_charge if isinstance(intent.latest_charge, str | None) else intent.latest_charge.id
     refusal = intent.last_payment_error
     match intent.status:

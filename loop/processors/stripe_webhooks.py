@@ -3,10 +3,12 @@
 import hashlib
 import hmac
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from loop.domain.money import Money
 from loop.processors.base import WebhookEvent, WebhookSignatureError
+from loop.processors.stripe_answers import loop_amount
 
 TOLERANCE_S = 300
 """How far a webhook's signed time may be from now, both ways, in seconds."""
@@ -43,11 +45,11 @@ def event_of(body: bytes) -> WebhookEvent:
     except (RecursionError, LookupError, TypeError, AttributeError) as error:
         raise ValueError("the webhook is not an event of Stripe's") from error
     family = str(event_type).rsplit(".", 1)[0]
-    is_about_refund = family in ("refund", "charge.refund")
+    is_about_refund, is_about_dispute = family in ("refund", "charge.refund"), family == "charge.dispute"
     payment = None
     if family == "payment_intent":
         payment = _text(item.get("id"))
-    elif is_about_refund or family == "charge.dispute" or event_type == "charge.refunded":
+    elif is_about_refund or is_about_dispute or event_type == "charge.refunded":
         payment = _text(item.get("payment_intent"))
     return WebhookEvent(
         event_id=str(event_id),
@@ -55,7 +57,16 @@ def event_of(body: bytes) -> WebhookEvent:
         payment_reference=payment,
         attempt_id=attempt_id if payment else None,
         refund_reference=_text(item.get("id")) if is_about_refund else None,
+        dispute_reference=_text(item.get("id")) if is_about_dispute and payment else None,
+        amount=_amount_of(item) if family == "payment_intent" or is_about_refund else None,
     )
+
+
+def _amount_of(item: Mapping[str, object]) -> Money | None:
+    amount, currency = item.get("amount"), item.get("currency")
+    if not isinstance(amount, int) or isinstance(amount, bool) or not isinstance(currency, str):
+        return None
+    return Money(loop_amount(amount, currency.upper()), currency.upper())
 
 
 def _text(value: object) -> str | None:

@@ -1,37 +1,56 @@
 """The application: every resource's routes behind the edge, made for one context."""
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
+from collections.abc import Awaitable, Callable
 
-from loop.domain.errors import LoopError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from loop.server import checkout_page, pages, processor_webhooks, sandbox_pages
 from loop.server.api import (
     accounts,
     api_keys,
+    audit_log,
     checkout,
     dashboard_orders,
+    disputes,
     events,
     health,
     merchants,
     orders,
     processors,
+    reconciliation,
     refunds,
     routing_rules,
     stats,
+    webhook_endpoints,
     webhooks,
 )
-from loop.server.errors import answer_http_exception, answer_loop_error
 from loop.server.middleware import Edge
 from loop.workflows.context import Context
 
+Handler = Callable[[Request], Awaitable[Response]]
 
-def create_app(context: Context) -> Starlette:
+
+class _Endpoint:
+    """A handler as ASGI, without Starlette's layers for exceptions: all of them are answered at the edge."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._handler(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+
+def create_app(context: Context) -> ASGIApp:
     """Return the ASGI application; routes are tried in order, so the busiest come first."""
-    app = Starlette(
+    router = Router(
         routes=[
             *orders.routes,
             *refunds.routes,
+            *disputes.routes,
             *checkout.routes,
             *events.routes,
             *accounts.routes,
@@ -39,7 +58,10 @@ def create_app(context: Context) -> Starlette:
             *api_keys.routes,
             *processors.routes,
             *routing_rules.routes,
+            *audit_log.routes,
             *webhooks.routes,
+            *webhook_endpoints.routes,
+            *reconciliation.routes,
             *dashboard_orders.routes,
             *stats.routes,
             *health.routes,
@@ -48,9 +70,9 @@ def create_app(context: Context) -> Starlette:
             *checkout_page.routes,
             *sandbox_pages.routes,
         ],
-        middleware=[Middleware(Edge, context=context)],
-        exception_handlers={LoopError: answer_loop_error, HTTPException: answer_http_exception},
+        redirect_slashes=False,
     )
-    app.router.redirect_slashes = False
-    app.state.context = context
-    return app
+    for route in router.routes:
+        if isinstance(route, Route):
+            route.app = _Endpoint(route.endpoint)
+    return Edge(router, context)

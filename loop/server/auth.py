@@ -3,7 +3,7 @@
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -11,8 +11,9 @@ from weakref import WeakKeyDictionary
 from starlette.requests import Request
 
 from loop.domain.api_keys import hash_of, is_well_formed
+from loop.domain.audit import Actor, ActorKind
 from loop.domain.errors import ErrorKind, LoopError, unauthenticated
-from loop.server.request import context_of
+from loop.server.request import context_of, header
 from loop.storage import merchants
 from loop.storage.database import Database
 from loop.storage.merchants import ApiKey
@@ -88,10 +89,9 @@ async def authenticate(request: Request) -> Caller:
 
     Raises `missing_credentials`, `invalid_api_key`, `expired_api_key`, `invalid_token`.
     """
-    headers = request.headers
-    key = headers.get("x-api-key")
+    key = header(request, b"x-api-key")
     if key is None:
-        scheme, _, credentials = headers.get("authorization", "").partition(" ")
+        scheme, _, credentials = (header(request, b"authorization") or "").partition(" ")
         if scheme.lower() != "bearer" or not credentials:
             raise unauthenticated(
                 "missing_credentials", "Send an API key in X-API-Key, or Authorization: Bearer with a key or a token."
@@ -138,6 +138,18 @@ async def _holder(context: Context, key: str) -> Caller:
         raise unauthenticated("expired_api_key", "The API key has expired; use another one.")
     cache.note_use(found.id, now)
     return Caller(found.merchant_id, found.id, is_person=False, mode=found.mode)
+
+
+def acting(request: Request, caller: Caller | None) -> Context:
+    """Return the context in which this caller acts, or somebody who has not signed in: for what is audited."""
+    if caller is None:
+        kind, actor_id = ActorKind.ANONYMOUS, None
+    elif caller.key_id is None:
+        kind, actor_id = ActorKind.USER, caller.merchant_id
+    else:
+        kind, actor_id = ActorKind.API_KEY, caller.key_id
+    address = None if request.client is None else request.client.host
+    return replace(context_of(request), actor=Actor(kind, actor_id, address))
 
 
 def _unknown_key() -> LoopError:

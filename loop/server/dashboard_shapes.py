@@ -12,6 +12,7 @@ def merchant_json(profile: Profile) -> dict[str, object]:
         "name": merchant.name,
         "email": merchant.email,
         "webhookUrl": None if endpoint is None else endpoint.url,
+        "lateSuccess": merchant.late_success,
         "createdAt": time_text(merchant.created_at),
         "updatedAt": time_text(merchant.updated_at),
     }

@@ -8,7 +8,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from loop.domain.errors import ErrorKind, LoopError
-from loop.telemetry import correlation_id
 
 STATUS_OF: Final[Mapping[ErrorKind, int]] = {
     ErrorKind.INVALID: 400,
@@ -63,21 +62,12 @@ def _answer(status: int, body: dict[str, object], *, request_id: str | None, hea
     return Response(text, status, headers=headers, media_type="application/json")
 
 
-async def answer_loop_error(_request: object, error: Exception) -> Response:
-    """Answer a `LoopError` that a handler raised."""
-    if not isinstance(error, LoopError):
-        raise error
-    return error_response(error, correlation_id())
-
-
-async def answer_http_exception(_request: object, error: Exception) -> Response:
-    """Answer what the router refuses: an unknown address or a method that it does not take."""
-    if not isinstance(error, HTTPException):
-        raise error
+def refusal_response(error: HTTPException, request_id: str | None) -> Response:
+    """Return the answer for what the router refuses: an unknown address or a method that it does not take."""
     code, message = _BY_STATUS.get(error.status_code, ("refused", "The request was refused."))
     return _answer(
         error.status_code,
         {"code": code, "message": message},
-        request_id=correlation_id(),
+        request_id=request_id,
         headers=dict(error.headers or {}),
     )

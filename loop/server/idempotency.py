@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from loop.domain.cards import contains_card_number
 from loop.domain.errors import ErrorKind, LoopError, invalid
-from loop.server.request import card_number_refusal, context_of, json_response, json_text
+from loop.server.request import card_number_refusal, context_of, header, json_response, json_text
 from loop.storage.statements import Parameters, Write
 from loop.workflows import idempotency
 from loop.workflows.idempotency import Claim, KeyedRequest, StoredAnswer
@@ -29,7 +29,7 @@ Operation = Callable[[Claim | None], Awaitable[Response]]
 
 def keyed_request(request: Request, merchant_id: str, *, content: Mapping[str, object]) -> KeyedRequest | None:
     """Return a POST with its Idempotency-Key, None without one; raises `invalid_idempotency_key`."""
-    key = request.headers.get("idempotency-key")
+    key = header(request, b"idempotency-key")
     if key is None:
         return None
     if not 0 < len(key) <= MAX_KEY_CHARACTERS or not key.isprintable():

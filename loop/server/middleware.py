@@ -4,11 +4,12 @@ import re
 import time
 from typing import Final
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from loop.domain.errors import LoopError, invalid
-from loop.server.errors import error_response, internal_error_response
+from loop.server.errors import error_response, internal_error_response, refusal_response
 from loop.telemetry import bind, get_logger
 from loop.workflows.context import Context
 
@@ -44,6 +45,7 @@ class Edge:
 
     def __init__(self, app: ASGIApp, context: Context) -> None:
         self._app = app
+        self.context = context
         self._random_bytes = context.random_bytes
         origins = context.settings.cors_origins
         self._is_any_origin = "*" in origins
@@ -55,6 +57,7 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope["app"] = self  # so that the router raises what it refuses, and `context_of` finds the context
         started = time.perf_counter()
         correlation, origin, is_preflight = self._read(scope)
         status = 0
@@ -77,6 +80,8 @@ class Edge:
                 status = 499  # nobody is left to answer; the number is what proxies log for it
             except LoopError as error:
                 await error_response(error, correlation.decode())(scope, receive, send_completed)
+            except HTTPException as error:
+                await refusal_response(error, correlation.decode())(scope, receive, send_completed)
             except Exception:
                 log.exception("http.failed", method=scope["method"], path=_template(scope))
                 if status:  # half an answer is out: closing the connection is all that is left

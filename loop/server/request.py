@@ -4,7 +4,8 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Mapping
+import types
+from collections.abc import Coroutine, Generator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive
 
 from loop.domain.cards import contains_card_number
 from loop.domain.errors import ErrorKind, LoopError, invalid, not_found
@@ -146,40 +148,87 @@ _DECODER: Final = json.JSONDecoder(
 _ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
+def header(request: Request, name: bytes) -> str | None:
+    """Return a header, None without it; its name in lower case. A third of what Starlette's look-up costs."""
+    for each, value in request.scope["headers"]:
+        if each == name:
+            text: str = value.decode("latin-1")
+            return text
+    return None
+
+
+class _Arriving:
+    """A body on its way."""
+
+    def __init__(self, receive: Receive, max_bytes: int, *, is_too_large: bool) -> None:
+        self.chunks: list[bytes] = []
+        self.is_too_large = is_too_large
+        self._receive = receive
+        self._max_bytes = max_bytes
+
+    async def read(self) -> None:
+        """Take it in; what is too large is read on for a while and thrown away."""
+        size = 0
+        while size <= DISCARDED_MAX_BYTES:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            chunk: bytes = message.get("body", b"")
+            size += len(chunk)
+            if size > self._max_bytes or self.is_too_large:
+                self.is_too_large = True
+                self.chunks.clear()
+            else:
+                self.chunks.append(chunk)
+            if not message.get("more_body", False):
+                return
+
+
 async def read_bytes(request: Request, *, max_bytes: int) -> bytes:
     """Return a request's raw body; raises `body_too_large` (413) and `body_too_slow`.
 
     What is too large is read on for a while and thrown away: a client that still sends would not hear the answer.
     """
-    declared = request.headers.get("content-length", "0")
+    declared = header(request, b"content-length")
+    if declared is None:
+        declared = "0"
     if not declared.isascii() or not declared.isdigit() or len(declared) > _MAX_INT_CHARACTERS:
         raise _invalid_json("The Content-Length header is no number.")
     is_too_large = int(declared) > max_bytes
-    if is_too_large and "expect" in request.headers:  # the client waits for our word before it sends
+    if is_too_large and header(request, b"expect"):  # the client waits for our word before it sends
         raise _too_large(max_bytes)
-    chunks: list[bytes] = []
-    size = 0
+    body = _Arriving(request.receive, max_bytes, is_too_large=is_too_large)
     try:
-        async with asyncio.timeout(BODY_DEADLINE_S):
-            while size <= DISCARDED_MAX_BYTES:
-                message = await request.receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnect
-                chunk: bytes = message.get("body", b"")
-                size += len(chunk)
-                if size > max_bytes or is_too_large:
-                    is_too_large = True
-                    chunks.clear()
-                else:
-                    chunks.append(chunk)
-                if not message.get("more_body", False):
-                    break
+        await _within(BODY_DEADLINE_S, body.read())
     except TimeoutError as error:
-        if not is_too_large:
+        if not body.is_too_large:
             raise invalid("body_too_slow", f"The body did not come within {BODY_DEADLINE_S:g} seconds.") from error
-    if is_too_large:
+    if body.is_too_large:
         raise _too_large(max_bytes)
-    return b"".join(chunks)
+    return b"".join(body.chunks)
+
+
+async def _within(deadline_s: float, coroutine: Coroutine[object, object, None]) -> None:
+    """Await a coroutine, for so long at most. Without a timer if it need not wait: most bodies come with their head."""
+    try:
+        awaited = coroutine.send(None)
+    except StopIteration:
+        return
+    async with asyncio.timeout(deadline_s):
+        await _go_on(coroutine, awaited)
+
+
+@types.coroutine
+def _go_on(coroutine: Coroutine[object, object, None], awaited: object) -> Generator[object, object, None]:
+    """Go on with a coroutine that has begun and awaits something, as `await` does."""
+    with suppress(StopIteration):
+        while True:  # until it ends
+            try:
+                sent = yield awaited
+            except BaseException as error:  # noqa: BLE001 - the coroutine's to handle, such as a cancellation
+                awaited = coroutine.throw(error)
+            else:
+                awaited = coroutine.send(sent)
 
 
 def _too_large(max_bytes: int) -> LoopError:
@@ -304,7 +353,7 @@ async def body(request: Request, model: type[M]) -> M:
 
 def context_of(request: Request) -> Context:
     """Return the context that the application was made with."""
-    context: Context = request.app.state.context
+    context: Context = request.scope["app"].context
     return context
 
 

@@ -39,6 +39,8 @@ def order_json(order: Order) -> dict[str, object]:
         "amountAuthorized": order.amount_authorized_minor,
         "amountCaptured": order.amount_captured_minor,
         "amountRefunded": order.amount_refunded_minor,
+        "amountDisputed": order.amount_disputed_minor,
+        "disputed": order.amount_disputed_minor > 0,
         "attemptCount": order.attempt_count,
         "lastError": failure,
         "needsReview": order.needs_review,

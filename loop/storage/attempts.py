@@ -12,7 +12,7 @@ from loop.storage.tables import PaymentAttempts, table
 _attempts = table(PaymentAttempts)
 _MUTABLE = [
     "status", "processor_reference", "action", "error_code", "error_message", "decline_class", "raw_error_code",
-    "asked_count", "unclear_since", "updated_at",
+    "is_duplicate", "asked_count", "unclear_since", "updated_at",
 ]  # fmt: skip
 
 _INSERT = Write(insert(_attempts).values(parameters_for(_attempts, [*field_names(Attempt), "routing_reasons"])))

@@ -1,4 +1,4 @@
-"""Column types that mean the same on SQLite and on Postgres: UTC time, words of an enumeration, JSON documents."""
+"""Column types that mean the same on SQLite and on Postgres: UTC time, words of an enumeration, JSON, ciphertexts."""
 
 import json
 from datetime import UTC, datetime
@@ -6,6 +6,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
+import orjson
 from sqlalchemy import DateTime, Dialect, String, Text
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -69,6 +70,14 @@ class Word(TypeDecorator[StrEnum]):
 _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
+def json_text(value: object) -> str:
+    """Return compact JSON."""
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # half a character, a number of more than 64 bits, a key that is no text
+        return _ENCODE(value)
+
+
 class Document(TypeDecorator[Any]):
     """A JSON value as text. Text, not jsonb: key order, numbers and every character come back as they were sent."""
 
@@ -77,8 +86,25 @@ class Document(TypeDecorator[Any]):
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ANN401, ARG002 - SQLAlchemy's signature
         """Write compact JSON."""
-        return None if value is None else _ENCODE(value)
+        return None if value is None else json_text(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:  # noqa: ANN401, ARG002 - as above
         """Read JSON."""
         return None if value is None else json.loads(value)
+
+
+CIPHERTEXT_VERSION = "v2"
+"""What every ciphertext of the keyring begins with, before its first dot."""
+
+
+class Sealed(TypeDecorator[str]):
+    """A ciphertext of the keyring; anything else is a secret about to be stored in the clear, and is not written."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """Write; raises ValueError for what is no ciphertext."""
+        if value is not None and not value.startswith(f"{CIPHERTEXT_VERSION}."):
+            raise ValueError("only a ciphertext of the keyring may be stored here")
+        return value

@@ -2,21 +2,45 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import and_, bindparam, delete, func, select, update
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    ScalarSelect,
+    Text,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+    tuple_,
+    type_coerce,
+    update,
+)
 from sqlalchemy.dialects import postgresql
 
 from loop.config import JOB_LEASE_S
-from loop.storage.columns import UtcTime
+from loop.storage.columns import Document, UtcTime
 from loop.storage.database import Reader, Session
 from loop.storage.statements import Parameters, Statement, Write, columns_of, field_names, parameters_for, values_of
-from loop.storage.tables import Jobs, table
+from loop.storage.tables import DELIVER, Jobs, table
+from loop.storage.webhook_tables import WebhookDeliveries, WebhookEndpoints
 
 LEASE = timedelta(seconds=JOB_LEASE_S)
 """How long a claim lasts without renewal; a processor call's deadline lies below it."""
 
+QUEUED_MAX = 500
+"""How many new deliveries one claim takes notice of."""
+
 _jobs = table(Jobs)
+_deliveries = table(WebhookDeliveries)
+_endpoints = table(WebhookEndpoints)
 
 
 class LeaseLostError(Exception):
@@ -49,20 +73,72 @@ _INSERT = Write(
     .on_conflict_do_nothing(index_elements=["dedupe_key"])
 )
 
-_DUE = (
-    select(_jobs.c.id)
-    .where(_jobs.c.is_dead.is_(False), _jobs.c.run_at <= bindparam("now", type_=UtcTime))
-    .order_by(_jobs.c.run_at)
+# Literal, as in the partial indexes.
+_DELIVERS = text(f"kind = '{DELIVER}'")
+_DOES_ANYTHING_ELSE = text(f"kind <> '{DELIVER}'")
+_IS_NEW = text("webhook_deliveries.status = 'pending' AND webhook_deliveries.next_attempt_at IS NULL")
+
+
+def _claiming(condition: ColumnElement[bool]) -> Statement[Job]:
+    due = (  # a CTE: Postgres may run a subquery again for each row, and then claims more than the limit
+        select(_jobs.c.id)
+        .where(_jobs.c.is_dead.is_(False), condition, _jobs.c.run_at <= bindparam("now", type_=UtcTime))
+        .order_by(_jobs.c.run_at)
+        .limit(bindparam("limit"))
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    return Statement(
+        update(_jobs)
+        .where(_jobs.c.id.in_(select(due.c.id)))
+        .values(run_at=bindparam("lease_ends_at", type_=UtcTime), fence=_jobs.c.fence + 1, is_leased=True)
+        .returning(*columns_of(_jobs, Job)),
+        Job,
+    )
+
+
+_CLAIM = _claiming(_DOES_ANYTHING_ELSE)
+_CLAIM_DELIVERIES = _claiming(_DELIVERS)
+_NEW = (
+    select(_deliveries.c.event_id, _deliveries.c.endpoint_id)
+    .where(_IS_NEW)
+    .order_by(_deliveries.c.event_id)
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True)
-    .cte("due")  # never IN (SELECT …): Postgres may run that again for each row, and then claims more than the limit
+    .cte("new")
 )
-_CLAIM = Statement(
-    update(_jobs)
-    .where(_jobs.c.id.in_(select(_DUE.c.id)))
-    .values(run_at=bindparam("lease_ends_at", type_=UtcTime), fence=_jobs.c.fence + 1, is_leased=True)
-    .returning(*columns_of(_jobs, Job)),
-    Job,
+_TAKE_NEW = Statement(
+    update(_deliveries)
+    .where(tuple_(_deliveries.c.event_id, _deliveries.c.endpoint_id).in_(select(_NEW.c.event_id, _NEW.c.endpoint_id)))
+    .values(next_attempt_at=bindparam("now", type_=UtcTime))
+    .returning(_deliveries.c.endpoint_id, _deliveries.c.event_id),
+    lambda endpoint_id, event_id: (str(endpoint_id), str(event_id)),
+)
+_NOW = bindparam("now", type_=UtcTime)
+_delivering = postgresql.insert(_jobs).from_select(
+    ["id", "kind", "subject", "arguments", "dedupe_key", "lane", "run_at", "is_leased", "is_dead", "created_at"],
+    select(
+        bindparam("job_id", type_=Text),
+        literal(DELIVER, Text),
+        _endpoints.c.id,
+        bindparam("arguments", type_=Document),
+        _endpoints.c.id,
+        _endpoints.c.id,
+        case((_endpoints.c.paused_until > _NOW, _endpoints.c.paused_until), else_=_NOW),
+        literal(False),
+        literal(False),
+        _NOW,
+    ).where(_endpoints.c.id == bindparam("endpoint_id")),
+)
+_DELIVER_SOON = Write(
+    _delivering.on_conflict_do_update(
+        index_elements=["dedupe_key"],
+        set_={"run_at": _delivering.excluded.run_at, "is_dead": False, "failures": 0},
+        where=and_(
+            _jobs.c.is_leased.is_(False),  # whoever holds it looks again before it ends
+            or_(_jobs.c.run_at > _delivering.excluded.run_at, _jobs.c.is_dead.is_(True)),
+        ),
+    )
 )
 _HELD = and_(_jobs.c.id == bindparam("job_id"), _jobs.c.fence == bindparam("held_fence"))
 _FINISH = Write(delete(_jobs).where(_HELD))
@@ -78,7 +154,32 @@ _RESCHEDULE = Write(
         last_error=bindparam("new_last_error"),
     )
 )
-_NEXT_DUE = Statement(select(func.min(_jobs.c.run_at, type_=UtcTime)).where(_jobs.c.is_dead.is_(False)), lambda at: at)
+_LOCK_HELD = Statement(select(_jobs.c.id).where(_HELD).with_for_update(), str)
+
+
+def _next_run(condition: ColumnElement[bool]) -> ScalarSelect[datetime]:
+    return (
+        select(func.min(_jobs.c.run_at, type_=UtcTime)).where(_jobs.c.is_dead.is_(False), condition).scalar_subquery()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Agenda:
+    """When the next job may be claimed, and the next one that delivers; and whether deliveries are new."""
+
+    jobs_at: datetime | None
+    deliveries_at: datetime | None
+    has_new: bool
+
+
+_AGENDA = Statement(
+    select(
+        _next_run(_DOES_ANYTHING_ELSE),
+        _next_run(_DELIVERS),
+        type_coerce(exists(select(_deliveries.c.event_id).where(_IS_NEW)), Boolean),
+    ),
+    Agenda,
+)
 _FREE_LEASES = Write(
     update(_jobs)
     .where(_jobs.c.is_leased.is_(True), _jobs.c.is_dead.is_(False))
@@ -89,10 +190,26 @@ _RUN_SOON = Write(
     .where(_jobs.c.dedupe_key == bindparam("key"), _jobs.c.is_leased.is_(False))
     .values(run_at=bindparam("now", type_=UtcTime), is_dead=False, failures=0)
 )
+_DEAD = Statement(
+    select(*columns_of(_jobs, Job))
+    .where(_jobs.c.dedupe_key == bindparam("key"), _jobs.c.is_dead.is_(True))
+    .with_for_update(),
+    Job,
+)
+_REPLACE = Write(
+    update(_jobs)
+    .where(_jobs.c.id == bindparam("dead_id"), _jobs.c.fence == bindparam("dead_fence"), _jobs.c.is_dead.is_(True))
+    .values(parameters_for(_jobs, field_names(Job)))
+)
 _BY_SUBJECT = Statement(select(*columns_of(_jobs, Job)).where(_jobs.c.subject == bindparam("subject")).limit(100), Job)
 _COUNT = Statement(
     select(func.count().filter(_jobs.c.is_dead.is_(False)), func.count().filter(_jobs.c.is_dead.is_(True))),
     lambda live, dead: (int(live), int(dead)),
+)
+
+
+_LIVE_OF_KIND = Statement(
+    select(func.count()).select_from(_jobs).where(_jobs.c.kind == bindparam("kind"), _jobs.c.is_dead.is_(False)), int
 )
 
 
@@ -104,6 +221,16 @@ def insertion(job: Job) -> tuple[Write, Parameters]:
 def finishing(job: Job) -> tuple[Write, Parameters]:
     """Return the write that ends a job, for `Session.run_together`; it must change one row (`require_held`)."""
     return _FINISH, {"job_id": job.id, "held_fence": job.fence}
+
+
+def renewing(job: Job, now: datetime) -> tuple[Write, Parameters]:
+    """Return the write that extends a lease, for `Session.run_together`; it must change one row (`require_held`)."""
+    return _RENEW, {"job_id": job.id, "held_fence": job.fence, "lease_ends_at": now + LEASE}
+
+
+async def lock_held(session: Session, job: Job) -> None:
+    """Keep everybody else from a job until the transaction ends; raises `LeaseLostError` when it is another's."""
+    require_held(1 if await session.first(_LOCK_HELD, {"job_id": job.id, "held_fence": job.fence}) else 0)
 
 
 def rescheduling(
@@ -128,17 +255,47 @@ def require_held(changed_rows: int) -> None:
 
 async def renew(session: Session, job: Job, now: datetime) -> None:
     """Extend a lease; raises `LeaseLostError` when it is another's by now."""
-    require_held(await session.run(_RENEW, {"job_id": job.id, "held_fence": job.fence, "lease_ends_at": now + LEASE}))
+    require_held(await session.run(*renewing(job, now)))
 
 
-async def claim(session: Session, now: datetime, limit: int) -> Sequence[Job]:
-    """Claim up to `limit` jobs that are due or whose lease has ended."""
-    return await session.all(_CLAIM, {"now": now, "lease_ends_at": now + LEASE, "limit": limit})
+async def claim(session: Session, now: datetime, limit: int, *, deliveries: int | None = None) -> Sequence[Job]:
+    """Claim up to `limit` jobs that are due or whose lease has ended, and up to `deliveries` (or `limit`) that deliver.
+
+    New deliveries get their endpoints' jobs before.
+    """
+    lease: Parameters = {"now": now, "lease_ends_at": now + LEASE}
+    claimed: list[Job] = []
+    if limit > 0:
+        claimed += await session.all(_CLAIM, {**lease, "limit": limit})
+    deliveries = limit if deliveries is None else deliveries
+    if deliveries > 0:
+        await _queue_new(session, now)
+        claimed += await session.all(_CLAIM_DELIVERIES, {**lease, "limit": deliveries})
+    return claimed
+
+
+async def _queue_new(session: Session, now: datetime) -> None:
+    taken = await session.all(_TAKE_NEW, {"now": now, "limit": QUEUED_MAX})
+    for endpoint_id, event_id in dict(taken).items():
+        # An id that no job had before: a holder of an earlier one must not take this one for its own.
+        await deliver_soon(session, endpoint_id, job_id=f"{endpoint_id}:{event_id}", now=now)
+
+
+async def deliver_soon(session: Session, endpoint_id: str, *, job_id: str, now: datetime) -> None:
+    """Have an endpoint's job run now, or at the end of the endpoint's pause; without one, `job_id` is made."""
+    await session.run(_DELIVER_SOON, {"endpoint_id": endpoint_id, "job_id": job_id, "arguments": {}, "now": now})
+
+
+async def agenda(reader: Reader) -> Agenda:
+    """Return what there is to be claimed, and when."""
+    return await reader.first(_AGENDA, {}) or Agenda(None, None, has_new=False)
 
 
 async def next_due(reader: Reader) -> datetime | None:
     """Return when the next job may be claimed, or None when there is none."""
-    return await reader.first(_NEXT_DUE, {})
+    found = await agenda(reader)
+    moments = (found.jobs_at, found.deliveries_at, datetime.min.replace(tzinfo=UTC) if found.has_new else None)
+    return min((at for at in moments if at is not None), default=None)
 
 
 async def free_leases(session: Session, now: datetime) -> int:
@@ -151,9 +308,24 @@ async def run_soon(session: Session, dedupe_key: str, now: datetime) -> bool:
     return await session.run(_RUN_SOON, {"key": dedupe_key, "now": now}) == 1
 
 
+async def dead(session: Session, dedupe_key: str) -> Job | None:
+    """Return the dead job with this key, its row locked, or None."""
+    return await session.first(_DEAD, {"key": dedupe_key})
+
+
+def replacing(dead_job: Job, job: Job) -> tuple[Write, Parameters]:
+    """Return the write that puts a job in a dead one's place; it changes no row if that was revived meanwhile."""
+    return _REPLACE, {"dead_id": dead_job.id, "dead_fence": dead_job.fence, **values_of(job)}
+
+
 async def of_subject(reader: Reader, subject: str) -> list[Job]:
     """Return the live and dead jobs about one thing."""
     return await reader.all(_BY_SUBJECT, {"subject": subject})
+
+
+async def live_of_kind(reader: Reader, kind: str) -> int:
+    """Return how many jobs of a kind are live."""
+    return await reader.first(_LIVE_OF_KIND, {"kind": kind}) or 0
 
 
 async def count(reader: Reader) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
+from loop.domain.failover import LateSuccess
 from loop.storage.columns import UtcTime
 from loop.storage.database import Reader, Session
 from loop.storage.statements import Parameters, Statement, Write, columns_of, field_names, parameters_for, values_of
@@ -26,6 +27,7 @@ class Merchant:
     password_hash: str = field(repr=False)
     created_at: datetime
     updated_at: datetime
+    late_success: LateSuccess = LateSuccess.ACCEPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +63,12 @@ _INSERT = Write(insert(_merchants).values(parameters_for(_merchants, field_names
 _UPDATE = Write(
     update(_merchants)
     .where(_merchants.c.id == bindparam("merchant_id"))
-    .values(parameters_for(_merchants, ["name", "password_hash", "updated_at"]))
+    .values(parameters_for(_merchants, ["name", "password_hash", "late_success", "updated_at"]))
 )
 _GET = Statement(select(*columns_of(_merchants, Merchant)).where(_merchants.c.id == bindparam("merchant_id")), Merchant)
+_LOCK = Statement(  # not FOR UPDATE, which new orders of the merchant would have to wait for
+    select(_merchants.c.id).where(_merchants.c.id == bindparam("merchant_id")).with_for_update(key_share=True), str
+)
 _BY_EMAIL = Statement(
     select(*columns_of(_merchants, Merchant)).where(_merchants.c.email == bindparam("email")), Merchant
 )
@@ -121,13 +126,14 @@ def insertion(merchant: Merchant) -> tuple[Write, Parameters]:
 
 
 async def update_profile(session: Session, merchant: Merchant) -> None:
-    """Store a merchant's changed name or password."""
+    """Store a merchant's changed name, password or policy."""
     await session.run(
         _UPDATE,
         {
             "merchant_id": merchant.id,
             "name": merchant.name,
             "password_hash": merchant.password_hash,
+            "late_success": merchant.late_success,
             "updated_at": merchant.updated_at,
         },
     )
@@ -136,6 +142,14 @@ async def update_profile(session: Session, merchant: Merchant) -> None:
 async def get(reader: Reader, merchant_id: str) -> Merchant | None:
     """Return a merchant, or None."""
     return await reader.first(_GET, {"merchant_id": merchant_id})
+
+
+async def lock(session: Session, merchant_id: str) -> bool:
+    """Let nobody else change what a merchant has set up until the transaction ends; tell whether there is such a one.
+
+    Held by whoever must read rules or configs before changing them; orders do not wait for it.
+    """
+    return await session.first(_LOCK, {"merchant_id": merchant_id}) is not None
 
 
 async def by_email(reader: Reader, email: str) -> Merchant | None:

@@ -21,8 +21,8 @@ _jobs = table(Jobs)
 _ORDER_FIELDS = field_names(Order)
 _MUTABLE = [
     "status", "processor", "processor_order_id", "amount_authorized_minor", "amount_captured_minor",
-    "amount_refunded_minor", "amount_refund_reserved_minor", "attempt_count", "last_error_code",
-    "last_error_message", "needs_review", "expires_at", "updated_at",
+    "amount_refunded_minor", "amount_refund_reserved_minor", "amount_disputed_minor", "attempt_count",
+    "last_error_code", "last_error_message", "needs_review", "expires_at", "updated_at", "revision",
 ]  # fmt: skip
 
 
@@ -60,6 +60,11 @@ _LATEST = Statement(
     Attempt,
 )
 _UPDATE = Write(update(_orders).where(_orders.c.id == bindparam("order_id")).values(parameters_for(_orders, _MUTABLE)))
+_FLAG = Write(
+    update(_orders)
+    .where(_OWNED, _orders.c.needs_review.is_(False))
+    .values(needs_review=True, updated_at=bindparam("now", type_=UtcTime), revision=_orders.c.revision + 1)
+)
 _HAS_NO_JOB = ~exists().where(
     _jobs.c.dedupe_key == bindparam("job_key_prefix", type_=_jobs.c.dedupe_key.type) + _attempts.c.id
 )
@@ -92,8 +97,9 @@ def insertion(order: Order) -> tuple[Write, Parameters]:
 
 
 def updating(order: Order) -> tuple[Write, Parameters]:
-    """Return the write that stores an order's changed fields, for `Session.run_together`."""
-    return _UPDATE, {"order_id": order.id, **{name: getattr(order, name) for name in _MUTABLE}}
+    """Return the write that stores an order's changed fields as its next revision, for `Session.run_together`."""
+    changed = {name: getattr(order, name) for name in _MUTABLE}
+    return _UPDATE, {"order_id": order.id, **changed, "revision": order.revision + 1}
 
 
 async def get(reader: Reader, merchant_id: str, order_id: str) -> Order | None:
@@ -120,6 +126,11 @@ async def lock(session: Session, merchant_id: str, order_id: str) -> OrderInHand
     # the wait for the lock.
     latest = await session.first(_LATEST, {"order_id": order_id, "number": order.attempt_count})
     return OrderInHand(order, latest)
+
+
+async def flag_for_review(session: Session, merchant_id: str, order_id: str, *, now: datetime) -> bool:
+    """Say that a person must look at an order; tell whether nobody had said so yet."""
+    return await session.run(_FLAG, {"order_id": order_id, "merchant_id": merchant_id, "now": now}) == 1
 
 
 async def expired(reader: Reader, now: datetime, *, job_key_prefix: str, limit: int) -> Sequence[OrderInHand]:

@@ -1,4 +1,7 @@
-"""Processor configs: a merchant's accounts at processors, their credentials encrypted and bound to their row."""
+"""Processor configs: a merchant's accounts at processors, their credentials encrypted and bound to their row.
+
+One that is removed keeps its row, hidden from lists and from routing: the payments that it has taken still need it.
+"""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -6,6 +9,7 @@ from datetime import datetime
 from sqlalchemy import bindparam, delete, select
 from sqlalchemy.dialects import postgresql
 
+from loop.storage.columns import UtcTime
 from loop.storage.database import Reader, Session
 from loop.storage.statements import Statement, Write, columns_of, field_names, parameters_for, values_of
 from loop.storage.tables import ProcessorConfigs, table
@@ -15,32 +19,33 @@ _configs = table(ProcessorConfigs)
 
 @dataclass(frozen=True, slots=True)
 class ProcessorConfig:
-    """One row of processor_configs; `credentials` is ciphertext."""
+    """One row of processor_configs; `credentials` and `earlier_webhook_secrets` are ciphertexts."""
 
     id: str
     merchant_id: str
     processor: str
     credentials: str = field(repr=False)
+    earlier_webhook_secrets: str | None = field(repr=False)
     is_enabled: bool
     priority: int
     is_test_mode: bool
+    removed_at: datetime | None
     created_at: datetime
     updated_at: datetime
 
 
+_MUTABLE = [
+    "credentials", "earlier_webhook_secrets", "is_enabled", "priority", "is_test_mode", "removed_at", "updated_at",
+]  # fmt: skip
 _new = postgresql.insert(_configs).values(parameters_for(_configs, field_names(ProcessorConfig)))
 _UPSERT = Write(
     _new.on_conflict_do_update(
-        index_elements=["merchant_id", "processor"],
-        set_={
-            name: _new.excluded[name]
-            for name in ("credentials", "is_enabled", "priority", "is_test_mode", "updated_at")
-        },
+        index_elements=["merchant_id", "processor"], set_={name: _new.excluded[name] for name in _MUTABLE}
     )
 )
 _OF_MERCHANT = Statement(
     select(*columns_of(_configs, ProcessorConfig))
-    .where(_configs.c.merchant_id == bindparam("merchant_id"))
+    .where(_configs.c.merchant_id == bindparam("merchant_id"), _configs.c.removed_at.is_(None))
     .order_by(_configs.c.priority, _configs.c.processor)
     .limit(100),
     ProcessorConfig,
@@ -48,12 +53,11 @@ _OF_MERCHANT = Statement(
 _GET = Statement(
     select(*columns_of(_configs, ProcessorConfig)).where(_configs.c.id == bindparam("config_id")), ProcessorConfig
 )
-_NAMED = Statement(
-    select(*columns_of(_configs, ProcessorConfig)).where(
-        _configs.c.merchant_id == bindparam("merchant_id"), _configs.c.processor == bindparam("processor")
-    ),
-    ProcessorConfig,
+_NAMED = select(*columns_of(_configs, ProcessorConfig)).where(
+    _configs.c.merchant_id == bindparam("merchant_id"), _configs.c.processor == bindparam("processor")
 )
+_IN_USE_NAMED = Statement(_NAMED.where(_configs.c.removed_at.is_(None)), ProcessorConfig)
+_LOCK = Statement(_NAMED.with_for_update(), ProcessorConfig)
 _OF_PROCESSOR = Statement(
     select(*columns_of(_configs, ProcessorConfig))
     .where(_configs.c.processor == bindparam("processor"))
@@ -61,32 +65,43 @@ _OF_PROCESSOR = Statement(
     .limit(bindparam("limit")),
     ProcessorConfig,
 )
-_IN_USE = Statement(select(_configs.c.processor).distinct().limit(100), str)
-_DELETE = Write(
-    delete(_configs).where(
-        _configs.c.merchant_id == bindparam("merchant_id"), _configs.c.processor == bindparam("processor")
-    )
+_AFTER = Statement(
+    select(*columns_of(_configs, ProcessorConfig))
+    .where(_configs.c.id > bindparam("after_id"))
+    .order_by(_configs.c.id)
+    .limit(bindparam("limit")),
+    ProcessorConfig,
 )
+_IN_USE = Statement(select(_configs.c.processor).distinct().limit(100), str)
+_LONG_REMOVED = (
+    select(_configs.c.id).where(_configs.c.removed_at < bindparam("before", type_=UtcTime)).limit(bindparam("limit"))
+)
+_PURGE = Write(delete(_configs).where(_configs.c.id.in_(_LONG_REMOVED)))
 
 
 async def put(session: Session, config: ProcessorConfig) -> None:
-    """Insert a config, or replace the merchant's one for that processor (which keeps its id)."""
+    """Insert a config, or replace the merchant's one for that processor (which keeps its id), also a removed one."""
     await session.run(_UPSERT, values_of(config))
 
 
 async def of_merchant(reader: Reader, merchant_id: str) -> list[ProcessorConfig]:
-    """Return a merchant's configs by priority."""
+    """Return a merchant's configs by priority, without those that were removed."""
     return await reader.all(_OF_MERCHANT, {"merchant_id": merchant_id})
 
 
 async def get(reader: Reader, config_id: str) -> ProcessorConfig | None:
-    """Return a config by its id, or None."""
+    """Return a config by its id, also a removed one, or None."""
     return await reader.first(_GET, {"config_id": config_id})
 
 
 async def named(reader: Reader, merchant_id: str, processor: str) -> ProcessorConfig | None:
-    """Return a merchant's config for one processor, or None."""
-    return await reader.first(_NAMED, {"merchant_id": merchant_id, "processor": processor})
+    """Return a merchant's config for one processor, or None; a removed one is None."""
+    return await reader.first(_IN_USE_NAMED, {"merchant_id": merchant_id, "processor": processor})
+
+
+async def lock(session: Session, merchant_id: str, processor: str) -> ProcessorConfig | None:
+    """Return a merchant's config for one processor, also a removed one, its row locked, or None."""
+    return await session.first(_LOCK, {"merchant_id": merchant_id, "processor": processor})
 
 
 async def processors_in_use(reader: Reader) -> list[str]:
@@ -95,10 +110,18 @@ async def processors_in_use(reader: Reader) -> list[str]:
 
 
 async def of_processor(reader: Reader, processor: str, limit: int) -> list[ProcessorConfig]:
-    """Return the configs of all merchants for one processor: those a shared webhook address may concern."""
+    """Return all merchants' configs for one processor: those that a shared webhook address may concern.
+
+    Removed ones are among them, since their payments still change.
+    """
     return await reader.all(_OF_PROCESSOR, {"processor": processor, "limit": limit})
 
 
-async def remove(session: Session, merchant_id: str, processor: str) -> bool:
-    """Remove a config; tell whether there was one."""
-    return await session.run(_DELETE, {"merchant_id": merchant_id, "processor": processor}) == 1
+async def all_after(reader: Reader, after_id: str, limit: int) -> list[ProcessorConfig]:
+    """Return a page of all merchants' configs by id, removed ones among them; the next is after its last id."""
+    return await reader.all(_AFTER, {"after_id": after_id, "limit": limit})
+
+
+async def purge(session: Session, before: datetime, limit: int) -> int:
+    """Delete up to `limit` configs that were removed before a time, credentials and all; return how many."""
+    return await session.run(_PURGE, {"before": before, "limit": limit})

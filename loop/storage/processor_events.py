@@ -27,6 +27,13 @@ class ProcessorEvent:
     payment_reference: str | None
     attempt_id: str | None
     refund_reference: str | None
+    dispute_reference: str | None
+    amount_minor: int | None
+    currency: str | None
+    secret_ordinal: int | None
+    """How often the account's secret had been replaced since the one that signed it: 0 is the current one."""
+    is_quarantined: bool
+    """Whether it contradicts what Loop knows: it was not followed, and waits for a person."""
     outcome: str | None
     processed_at: datetime | None
     created_at: datetime
@@ -41,7 +48,7 @@ _GET = Statement(
 _PROCESSED = Write(
     update(_events)
     .where(_events.c.id == bindparam("row_id"))
-    .values(parameters_for(_events, ["outcome", "processed_at"]))
+    .values(parameters_for(_events, ["outcome", "is_quarantined", "processed_at"]))
 )
 
 
@@ -55,6 +62,6 @@ async def get(reader: Reader, row_id: str) -> ProcessorEvent | None:
     return await reader.first(_GET, {"row_id": row_id})
 
 
-def processed(row_id: str, outcome: str, *, now: datetime) -> tuple[Write, Parameters]:
+def processed(row_id: str, outcome: str, *, is_quarantined: bool, now: datetime) -> tuple[Write, Parameters]:
     """Return the write that records what became of an inbound event."""
-    return _PROCESSED, {"row_id": row_id, "outcome": outcome, "processed_at": now}
+    return _PROCESSED, {"row_id": row_id, "outcome": outcome, "is_quarantined": is_quarantined, "processed_at": now}

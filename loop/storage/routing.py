@@ -10,10 +10,9 @@ from sqlalchemy import bindparam, delete, insert, select, update
 from loop.domain.routing_rules import MAX_RULES, Conditions, Rule
 from loop.storage.database import Reader, Session
 from loop.storage.statements import Parameters, Statement, Write, parameters_for
-from loop.storage.tables import Merchants, RoutingRules, table
+from loop.storage.tables import RoutingRules, table
 
 _rules = table(RoutingRules)
-_merchants = table(Merchants)
 _CONTENT = ["name", "priority", "is_enabled", "conditions", "processors", "weights"]
 _COLUMNS = ["id", *_CONTENT, "merchant_id", "created_at", "updated_at"]
 _LISTS = ("currencies", "brands", "countries", "payment_methods")
@@ -61,14 +60,6 @@ _GET = Statement(_SELECT.where(*_OWNED), _stored)
 _INSERT = Write(insert(_rules).values(parameters_for(_rules, _COLUMNS)))
 _UPDATE = Write(update(_rules).where(*_OWNED).values(parameters_for(_rules, [*_CONTENT, "updated_at"])))
 _DELETE = Write(delete(_rules).where(*_OWNED))
-_LOCK = Statement(  # not FOR UPDATE, which new orders of the merchant would have to wait for
-    select(_merchants.c.id).where(_merchants.c.id == bindparam("owner_id")).with_for_update(key_share=True), str
-)
-
-
-async def lock(session: Session, merchant_id: str) -> bool:
-    """Let nobody else change this merchant's rules until the transaction ends; tell whether there is such a one."""
-    return await session.first(_LOCK, {"owner_id": merchant_id}) is not None
 
 
 async def of_merchant(reader: Reader, merchant_id: str) -> list[StoredRule]:

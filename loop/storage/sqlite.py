@@ -40,11 +40,14 @@ STATEMENT_CACHE = 256
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the file as Loop uses it: WAL, fsync at each commit, foreign keys held, transactions begun by hand."""
+    """Open the file as Loop uses it: WAL, fsync at each commit, foreign keys held, transactions begun by hand.
+
+    What a savepoint could have to undo is kept in memory, where SQLite would write it to a file in /var/tmp.
+    """
     connection = sqlite3.connect(
         path, isolation_level=None, check_same_thread=False, cached_statements=STATEMENT_CACHE, timeout=0
     )
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY"):
         connection.execute(f"PRAGMA {pragma}")
     return connection
 
@@ -303,7 +306,7 @@ class SqliteDatabase:
                 async with self._turn:
                     taken, self._waiting = self._waiting, []
                     group = await self._join_group(deadline)
-                    written = [(each, self._write(each)) for each in taken]
+                    written = self._write_all([each for each in taken if not each.counts.done()])
                 await asyncio.shield(group.committed)
             except Exception as error:  # noqa: BLE001 - whoever waits hears of it
                 for each in taken:
@@ -312,9 +315,16 @@ class SqliteDatabase:
                 for each, counts in written:
                     each.succeed(counts)
 
+    def _write_all(self, taken: Sequence[_Waiting]) -> list[tuple[_Waiting, list[int]]]:
+        """Write for all under one savepoint, which costs more than the writes, and only if one fails for each alone."""
+        try:
+            with self._savepoint():
+                session = SqliteSession(self._writer)
+                return [(each, session.run_now(each.writes)) for each in taken]
+        except Exception:  # noqa: BLE001 - the one who made the mistake hears of it below
+            return [(each, self._write(each)) for each in taken]
+
     def _write(self, waiting: _Waiting) -> list[int]:
-        if waiting.counts.done():  # cancelled
-            return []
         try:
             with self._savepoint():
                 return SqliteSession(self._writer).run_now(waiting.writes)

@@ -1,18 +1,36 @@
 """The tables: SQLModel declarations with the constraints that hold money together, for both databases."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, String, Table, Text, UniqueConstraint, text
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Date,
+    Index,
+    Integer,
+    String,
+    Table,
+    UniqueConstraint,
+    text,
+)
 from sqlmodel import Field, SQLModel
 
 from loop.domain.attempts import LIVE_STATUSES, AttemptStatus
-from loop.domain.deliveries import DeliveryStatus
-from loop.domain.events import EventType
+from loop.domain.disputes import DisputeStatus
+from loop.domain.failover import LateSuccess
+from loop.domain.movements import MovementKind
 from loop.domain.orders import OrderStatus
+from loop.domain.reconciliation import FindingKind
 from loop.domain.refunds import RefundStatus
 from loop.domain.transactions import TransactionStatus, TransactionType
-from loop.storage.columns import Document, UtcTime, Word
+from loop.storage import audit_tables, fields, webhook_tables  # noqa: F401 - their tables are among the metadata
+from loop.storage.columns import Document, Sealed, UtcTime, Word
+
+_big, _time, _flag, _sealed, _text = fields.big, fields.time, fields.flag, fields.sealed, fields.text
+
+DELIVER = "deliver_webhooks"
+"""The kind of the jobs that deliver: they have workers of their own, so that nothing else waits behind them."""
 
 _LIVE = ", ".join(f"'{status}'" for status in sorted(LIVE_STATUSES))
 
@@ -25,19 +43,6 @@ def table(model: type[SQLModel]) -> Table:
     return declared
 
 
-def _big(*, default: int | None = None, is_nullable: bool = False) -> Any:  # noqa: ANN401 - SQLModel's Field is Any
-    server_default = None if default is None else text(str(default))
-    return Field(sa_column=Column(BigInteger, nullable=is_nullable, server_default=server_default))
-
-
-def _time(*, is_nullable: bool = False) -> Any:  # noqa: ANN401 - as above
-    return Field(sa_column=Column(UtcTime, nullable=is_nullable))
-
-
-def _text(*, is_nullable: bool = True) -> Any:  # noqa: ANN401 - as above
-    return Field(sa_column=Column(Text, nullable=is_nullable))
-
-
 class Merchants(SQLModel, table=True):
     """Who sells, and signs in."""
 
@@ -46,6 +51,9 @@ class Merchants(SQLModel, table=True):
     name: str = Field(max_length=255)
     email: str = Field(max_length=320, unique=True)
     password_hash: str = _text(is_nullable=False)
+    late_success: LateSuccess = Field(
+        sa_column=Column(Word(LateSuccess), nullable=False, server_default=text("'accept'"))
+    )
     created_at: datetime = _time()
     updated_at: datetime = _time()
 
@@ -80,17 +88,22 @@ class RefreshTokens(SQLModel, table=True):
 
 
 class ProcessorConfigs(SQLModel, table=True):
-    """A merchant's account at a processor; credentials are AES-256-GCM under a key id, bound to this row."""
+    """A merchant's account at a processor; credentials are encrypted, and bound to this row.
+
+    One that was removed stays for the payments it has taken; added again, it is the same row.
+    """
 
     __tablename__ = "processor_configs"
     __table_args__ = (UniqueConstraint("merchant_id", "processor", name="uq_processor_configs_merchant_processor"),)
     id: str = Field(primary_key=True, max_length=40)
     merchant_id: str = Field(foreign_key="merchants.id", max_length=40)
     processor: str = Field(max_length=40)
-    credentials: str = _text(is_nullable=False)
+    credentials: str = _sealed()
+    earlier_webhook_secrets: str | None = _sealed(is_nullable=True)
     is_enabled: bool
     priority: int
     is_test_mode: bool
+    removed_at: datetime | None = _time(is_nullable=True)
     created_at: datetime = _time()
     updated_at: datetime = _time()
 
@@ -125,6 +138,8 @@ class Orders(SQLModel, table=True):
             "amount_refunded_minor >= 0 AND amount_refunded_minor <= amount_refund_reserved_minor",
             name="ck_orders_refunded_within_reserved",
         ),
+        # No more: a bank may take back what was refunded already, and that must be written down.
+        CheckConstraint("amount_disputed_minor >= 0", name="ck_orders_disputed"),
         Index("ix_orders_merchant_id_id", "merchant_id", "id"),
         Index("ix_orders_merchant_id_external_id", "merchant_id", "external_id"),
         Index("ix_orders_merchant_id_status_id", "merchant_id", "status", "id"),
@@ -161,7 +176,9 @@ class Orders(SQLModel, table=True):
     amount_captured_minor: int = _big(default=0)
     amount_refunded_minor: int = _big(default=0)
     amount_refund_reserved_minor: int = _big(default=0)
+    amount_disputed_minor: int = _big(default=0)
     attempt_count: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("0")))
+    revision: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("1")))
     last_error_code: str | None = Field(default=None, max_length=80)
     last_error_message: str | None = _text()
     needs_review: bool
@@ -203,6 +220,7 @@ class PaymentAttempts(SQLModel, table=True):
     error_message: str | None = _text()
     decline_class: str | None = Field(default=None, max_length=20)
     raw_error_code: str | None = Field(default=None, max_length=120)
+    is_duplicate: bool = _flag()
     asked_count: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("0")))
     unclear_since: datetime | None = _time(is_nullable=True)
     created_at: datetime = _time()
@@ -213,9 +231,12 @@ class Transactions(SQLModel, table=True):
     """Money movements, immutable."""
 
     __tablename__ = "transactions"
-    __table_args__ = (CheckConstraint("amount_minor >= 0", name="ck_transactions_amount"),)
+    __table_args__ = (
+        CheckConstraint("amount_minor >= 0", name="ck_transactions_amount"),
+        Index("ix_transactions_merchant_id_created_at", "merchant_id", "created_at"),
+    )
     id: str = Field(primary_key=True, max_length=40)
-    merchant_id: str = Field(max_length=40, index=True)
+    merchant_id: str = Field(max_length=40)
     order_id: str = Field(foreign_key="orders.id", index=True, max_length=40)
     attempt_id: str = Field(foreign_key="payment_attempts.id", max_length=40)
     refund_id: str | None = Field(default=None, max_length=40)
@@ -243,6 +264,7 @@ class Refunds(SQLModel, table=True):
     order_id: str = Field(foreign_key="orders.id", index=True, max_length=40)
     attempt_id: str = Field(foreign_key="payment_attempts.id", max_length=40)
     amount_minor: int = _big()
+    is_reversal: bool = _flag()
     currency: str = Field(max_length=3)
     status: RefundStatus = Field(sa_column=Column(Word(RefundStatus), nullable=False))
     reason: str | None = _text()
@@ -250,6 +272,31 @@ class Refunds(SQLModel, table=True):
     error_code: str | None = Field(default=None, max_length=80)
     error_message: str | None = _text()
     asked_count: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("0")))
+    created_at: datetime = _time()
+    updated_at: datetime = _time()
+
+
+class Disputes(SQLModel, table=True):
+    """What a customer's bank takes back, as its processor last told."""
+
+    __tablename__ = "disputes"
+    __table_args__ = (
+        CheckConstraint("amount_minor >= 0 AND counted_minor >= 0", name="ck_disputes_amounts"),
+        UniqueConstraint("processor_config_id", "processor_reference", name="uq_disputes_reference"),
+    )
+    id: str = Field(primary_key=True, max_length=40)
+    merchant_id: str = Field(max_length=40)
+    order_id: str = Field(foreign_key="orders.id", index=True, max_length=40)
+    attempt_id: str = Field(foreign_key="payment_attempts.id", max_length=40)
+    processor_config_id: str = Field(max_length=40)
+    processor: str = Field(max_length=40)
+    processor_reference: str = Field(max_length=255)
+    status: DisputeStatus = Field(sa_column=Column(Word(DisputeStatus), nullable=False))
+    amount_minor: int = _big()
+    currency: str = Field(max_length=3)
+    counted_minor: int = _big()
+    reason: str | None = _text()
+    due_by: datetime | None = _time(is_nullable=True)
     created_at: datetime = _time()
     updated_at: datetime = _time()
 
@@ -279,48 +326,6 @@ class CheckoutSessions(SQLModel, table=True):
     created_at: datetime = _time()
 
 
-class WebhookEndpoints(SQLModel, table=True):
-    """Where a merchant listens; without a url nothing is sent."""
-
-    __tablename__ = "webhook_endpoints"
-    id: str = Field(primary_key=True, max_length=40)
-    merchant_id: str = Field(foreign_key="merchants.id", index=True, max_length=40)
-    url: str | None = _text()
-    secret: str = _text(is_nullable=False)
-    is_enabled: bool
-    created_at: datetime = _time()
-    updated_at: datetime = _time()
-
-
-class WebhookEvents(SQLModel, table=True):
-    """What happened, as the exact text that merchants receive."""
-
-    __tablename__ = "webhook_events"
-    __table_args__ = (Index("ix_webhook_events_merchant_id_id", "merchant_id", "id"),)
-    id: str = Field(primary_key=True, max_length=40)
-    merchant_id: str = Field(max_length=40)
-    order_id: str | None = Field(default=None, index=True, max_length=40)
-    event_type: EventType = Field(sa_column=Column(Word(EventType), nullable=False))
-    body: str = _text(is_nullable=False)
-    created_at: datetime = _time()
-
-
-class WebhookDeliveries(SQLModel, table=True):
-    """One event on its way to one endpoint."""
-
-    __tablename__ = "webhook_deliveries"
-    __table_args__ = (Index("ix_webhook_deliveries_merchant_id_event_id", "merchant_id", "event_id"),)
-    event_id: str = Field(primary_key=True, foreign_key="webhook_events.id", max_length=40)
-    endpoint_id: str = Field(primary_key=True, foreign_key="webhook_endpoints.id", max_length=40)
-    merchant_id: str = Field(max_length=40)
-    status: DeliveryStatus = Field(sa_column=Column(Word(DeliveryStatus), nullable=False))
-    attempts: int
-    last_attempt_at: datetime | None = _time(is_nullable=True)
-    delivered_at: datetime | None = _time(is_nullable=True)
-    last_status_code: int | None = None
-    last_error: str | None = _text()
-
-
 class ProcessorEvents(SQLModel, table=True):
     """Inbound webhooks, verified and stored before they are worked on."""
 
@@ -339,9 +344,54 @@ class ProcessorEvents(SQLModel, table=True):
     payment_reference: str | None = Field(default=None, max_length=255)
     attempt_id: str | None = Field(default=None, max_length=40)
     refund_reference: str | None = Field(default=None, max_length=255)
+    dispute_reference: str | None = Field(default=None, max_length=255)
+    amount_minor: int | None = _big(is_nullable=True)
+    currency: str | None = Field(default=None, max_length=3)
+    secret_ordinal: int | None = None
+    is_quarantined: bool = _flag()
     outcome: str | None = _text()
     processed_at: datetime | None = _time(is_nullable=True)
     created_at: datetime = _time()
+
+
+class ReconciliationRuns(SQLModel, table=True):
+    """A day of a processor account as it was last compared with the processor's list."""
+
+    __tablename__ = "reconciliation_runs"
+    __table_args__ = (
+        UniqueConstraint("processor_config_id", "day", name="uq_reconciliation_runs_account_day"),
+        Index("ix_reconciliation_runs_merchant_id_day", "merchant_id", "day"),
+    )
+    id: str = Field(primary_key=True, max_length=40)
+    merchant_id: str = Field(foreign_key="merchants.id", max_length=40)
+    processor_config_id: str = Field(max_length=40)
+    processor: str = Field(max_length=40)
+    day: date = Field(sa_column=Column(Date, nullable=False))
+    matched_count: int
+    awaited_count: int
+    missing_here_count: int
+    missing_there_count: int
+    amount_differs_count: int
+    totals: list[dict[str, Any]] = Field(sa_column=Column(Document, nullable=False))
+    ran_at: datetime = _time()
+
+
+class ReconciliationFindings(SQLModel, table=True):
+    """Where the two sides of a day differ; a side that has nothing has neither amount nor currency."""
+
+    __tablename__ = "reconciliation_findings"
+    run_id: str = Field(primary_key=True, foreign_key="reconciliation_runs.id", max_length=40)
+    number: int = Field(primary_key=True)
+    kind: FindingKind = Field(sa_column=Column(Word(FindingKind), nullable=False))
+    movement_kind: MovementKind = Field(sa_column=Column(Word(MovementKind), nullable=False))
+    reference: str | None = Field(default=None, max_length=255)
+    order_id: str | None = Field(default=None, max_length=40)
+    refund_id: str | None = Field(default=None, max_length=40)
+    here_minor: int | None = _big(is_nullable=True)
+    here_currency: str | None = Field(default=None, max_length=12)
+    there_minor: int | None = _big(is_nullable=True)
+    there_currency: str | None = Field(default=None, max_length=12)
+    occurred_at: datetime = _time()
 
 
 class IdempotencyKeys(SQLModel, table=True):
@@ -368,10 +418,16 @@ class Jobs(SQLModel, table=True):
     __tablename__ = "jobs"
     __table_args__ = (
         Index("uq_jobs_dedupe_key", "dedupe_key", unique=True),
-        Index(
-            "ix_jobs_due", "run_at", sqlite_where=text("is_dead IS 0"), postgresql_where=text("is_dead IS false")
+        *(
+            Index(
+                name,
+                "run_at",
+                sqlite_where=text(f"is_dead IS 0 AND kind {sign} '{DELIVER}'"),
+                postgresql_where=text(f"is_dead IS false AND kind {sign} '{DELIVER}'"),
+            )
+            for name, sign in (("ix_jobs_due", "<>"), ("ix_jobs_due_deliveries", "="))
         ),
-    )  # fmt: skip
+    )
     id: str = Field(primary_key=True, max_length=100)
     kind: str = Field(max_length=40)
     subject: str = Field(max_length=120)
@@ -389,3 +445,10 @@ class Jobs(SQLModel, table=True):
 
 
 metadata = SQLModel.metadata
+SEALED_COLUMNS = frozenset(
+    (each.name, column.name)
+    for each in metadata.sorted_tables
+    for column in each.columns
+    if isinstance(column.type, Sealed)
+)
+"""(table, column) of all that is encrypted at rest; such a table also has `id` and `merchant_id`, which bind it."""

@@ -1,179 +1,127 @@
-"""Webhooks out: endpoints, events as frozen text, and each event's delivery to each endpoint."""
+"""Webhooks out: where each merchant listens, and events as frozen text with a delivery for each who hears of them."""
 
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
-from sqlalchemy import and_, bindparam, func, insert, literal, select, update
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import Text, and_, bindparam, insert, literal, null, or_, select, type_coerce, update
 
-from loop.domain.deliveries import Delivery, DeliveryStatus
+from loop.domain.deliveries import DeliveryStatus
+from loop.domain.endpoint_health import EndpointHealth
 from loop.domain.events import Event
-from loop.storage.columns import Document, UtcTime
+from loop.storage.columns import UtcTime
 from loop.storage.database import Reader, Session
-from loop.storage.jobs import Job
 from loop.storage.statements import Parameters, Statement, Write, columns_of, field_names, parameters_for, values_of
-from loop.storage.tables import Jobs, WebhookDeliveries, WebhookEndpoints, WebhookEvents, table
+from loop.storage.tables import table
+from loop.storage.webhook_tables import WebhookDeliveries, WebhookEndpoints, WebhookEvents
 
-DELIVER = "deliver_webhook"
-"""The kind of the jobs that deliver."""
+ENDPOINTS_MAX = 1_000
+"""How many of a merchant's endpoints are read: more than it may have."""
+
+EVENTS_MAX = 1_000
+"""How many of an order's events are read."""
+
+ALL_EVENTS = "*"
+"""What stands for every type of event in an endpoint's list."""
 
 _endpoints = table(WebhookEndpoints)
 _events = table(WebhookEvents)
 _deliveries = table(WebhookDeliveries)
-_jobs = table(Jobs)
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a merchant listens; `secret` is ciphertext."""
+    """Where a merchant listens, to `event_types`; secrets are ciphertext, the pending one is to take over."""
 
     id: str
     merchant_id: str
     url: str | None
-    secret: str
+    secret: str = field(repr=False)
     is_enabled: bool
     created_at: datetime
     updated_at: datetime
+    description: str | None = None
+    event_types: Sequence[str] = (ALL_EVENTS,)
+    pending_secret: str | None = field(default=None, repr=False)
+    pending_since: datetime | None = None
+    disabled_reason: str | None = None
+    failure_streak: int = 0
+    failing_since: datetime | None = None
+    pause_s: int = 0
+    paused_until: datetime | None = None
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether anything is sent to it."""
+        return self.is_enabled and self.url is not None
+
+    @property
+    def health(self) -> EndpointHealth:
+        """What its latest tries tell of it."""
+        return EndpointHealth(
+            self.failure_streak, self.failing_since, timedelta(seconds=self.pause_s), self.paused_until
+        )
+
+    def hears_of(self, event_type: str) -> bool:
+        """Tell whether it is to be told of events of a type."""
+        return ALL_EVENTS in self.event_types or event_type in self.event_types
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatch:
-    """All that one try of a delivery needs."""
+_MUTABLE = [
+    "url", "secret", "is_enabled", "updated_at", "description", "event_types", "pending_secret", "pending_since",
+    "disabled_reason", "failure_streak", "failing_since", "pause_s", "paused_until",
+]  # fmt: skip
+_HEALTH = ["failure_streak", "failing_since", "pause_s", "paused_until"]
+_OF_ENDPOINT = _endpoints.c.id == bindparam("endpoint_id")
+_OF_MERCHANT = and_(_endpoints.c.merchant_id == bindparam("merchant_id"), _endpoints.c.removed_at.is_(None))
+# The list is JSON: each of its words stands in quotation marks, which no word holds.
+_WORDS = type_coerce(_endpoints.c.event_types, Text)
+# Not `like(bindparam(…))`: SQLite prepares a statement anew whenever the pattern of a LIKE is bound.
+_HEARS = or_(_WORDS.contains(f'"{ALL_EVENTS}"'), _WORDS.contains(bindparam("word_of_event_type", type_=Text)))
 
-    event: Event
-    delivery: Delivery
-    endpoint: Endpoint
-
-
-@dataclass(frozen=True, slots=True)
-class EventWithDelivery:
-    """An event and where its delivery stands."""
-
-    event: Event
-    delivery: Delivery
-
-
-_LISTENING = and_(
-    _endpoints.c.merchant_id == bindparam("merchant_id"),
-    _endpoints.c.url.is_not(None),
-    _endpoints.c.is_enabled.is_(True),
-)
 _INSERT_ENDPOINT = Write(insert(_endpoints).values(parameters_for(_endpoints, field_names(Endpoint))))
+_FIND_ENDPOINT = Statement(select(*columns_of(_endpoints, Endpoint)).where(_OF_ENDPOINT), Endpoint)
+_GET_ENDPOINT = Statement(select(*columns_of(_endpoints, Endpoint)).where(_OF_ENDPOINT, _OF_MERCHANT), Endpoint)
+_LOCK_ENDPOINT = Statement(  # not FOR UPDATE, which new deliveries would have to wait for
+    select(*columns_of(_endpoints, Endpoint)).where(_OF_ENDPOINT, _OF_MERCHANT).with_for_update(key_share=True),
+    Endpoint,
+)
+_ENDPOINTS = Statement(
+    select(*columns_of(_endpoints, Endpoint)).where(_OF_MERCHANT).order_by(_endpoints.c.id).limit(bindparam("limit")),
+    Endpoint,
+)
+_UPDATE_ENDPOINT = Write(update(_endpoints).where(_OF_ENDPOINT).values(parameters_for(_endpoints, _MUTABLE)))
+_UPDATE_HEALTH = Write(update(_endpoints).where(_OF_ENDPOINT).values(parameters_for(_endpoints, _HEALTH)))
+_END_PAUSE = Write(update(_endpoints).where(_OF_ENDPOINT).values(paused_until=null()))
+_DISABLE = Write(
+    update(_endpoints)
+    .where(_OF_ENDPOINT, _endpoints.c.url == bindparam("tried_url"), _endpoints.c.is_enabled.is_(True))
+    .values(is_enabled=False, **parameters_for(_endpoints, ["disabled_reason", "updated_at"]))
+)
+_REMOVE = Write(
+    update(_endpoints)
+    .where(_OF_ENDPOINT, _OF_MERCHANT)
+    .values(url=null(), is_enabled=False, removed_at=bindparam("now", type_=UtcTime))
+)
 _INSERT_EVENT = Write(insert(_events).values(parameters_for(_events, field_names(Event))))
 _INSERT_DELIVERIES = Write(
     insert(_deliveries).from_select(
-        ["event_id", "endpoint_id", "merchant_id", "status", "attempts"],
+        ["event_id", "endpoint_id", "merchant_id", "status", "attempts", "correlation_id"],
         select(
             bindparam("event_id", type_=_events.c.id.type),
             _endpoints.c.id,
             _endpoints.c.merchant_id,
             literal(DeliveryStatus.PENDING.value, _events.c.id.type),
             literal(0),
-        ).where(_LISTENING),
-    )
-)
-_INSERT_DELIVERY = Write(
-    postgresql.insert(_deliveries)
-    .values(parameters_for(_deliveries, field_names(Delivery)))
-    .on_conflict_do_nothing(index_elements=["event_id", "endpoint_id"])
-)
-
-
-def job_key(event_id: str, endpoint_id: str) -> str:
-    """Return the dedupe key of the job that delivers an event to an endpoint."""
-    return f"{event_id}:{endpoint_id}"
-
-
-_JOB_KEY = bindparam("event_id", type_=_events.c.id.type) + literal(":") + _endpoints.c.id
-_INSERT_DELIVERY_JOBS = Write(
-    insert(_jobs).from_select(
-        ["id", "kind", "subject", "arguments", "dedupe_key", "lane", "run_at", "is_leased", "is_dead",
-         "correlation_id", "created_at"],
-        select(
-            _JOB_KEY, literal(DELIVER), _JOB_KEY, bindparam("arguments", type_=Document), _JOB_KEY, _endpoints.c.id,
-            bindparam("created_at", type_=UtcTime), literal(False), literal(False),
-            bindparam("correlation_id", type_=_jobs.c.correlation_id.type), bindparam("created_at", type_=UtcTime),
-        ).where(_LISTENING),
-    ),
-    is_void_alone=True,  # after the deliveries: no delivery, no job
-)  # fmt: skip
-_ENDPOINT_OF = Statement(
-    select(*columns_of(_endpoints, Endpoint))
-    .where(_endpoints.c.merchant_id == bindparam("merchant_id"))
-    .order_by(_endpoints.c.id)
-    .limit(1),
-    Endpoint,
-)
-_SET_URL = Write(
-    update(_endpoints)
-    .where(_endpoints.c.id == bindparam("endpoint_id"), _endpoints.c.merchant_id == bindparam("owner"))
-    .values(parameters_for(_endpoints, ["url", "updated_at"]))
-)
-
-
-def _dispatch(*values: object) -> Dispatch:
-    events, deliveries = len(field_names(Event)), len(field_names(Delivery))
-    return Dispatch(
-        Event(*values[:events]),  # type: ignore[arg-type]
-        Delivery(*values[events : events + deliveries]),  # type: ignore[arg-type]
-        Endpoint(*values[events + deliveries :]),  # type: ignore[arg-type]
-    )
-
-
-_DISPATCH = Statement(
-    select(*columns_of(_events, Event), *columns_of(_deliveries, Delivery), *columns_of(_endpoints, Endpoint))
-    .select_from(
-        _deliveries.join(_events, _events.c.id == _deliveries.c.event_id).join(
-            _endpoints, _endpoints.c.id == _deliveries.c.endpoint_id
-        )
-    )
-    .where(_deliveries.c.event_id == bindparam("event_id"), _deliveries.c.endpoint_id == bindparam("endpoint_id")),
-    _dispatch,
-)
-_UPDATE_DELIVERY = Write(
-    update(_deliveries)
-    .where(_deliveries.c.event_id == bindparam("of_event"), _deliveries.c.endpoint_id == bindparam("of_endpoint"))
-    .values(
-        parameters_for(
-            _deliveries, ["status", "attempts", "last_attempt_at", "delivered_at", "last_status_code", "last_error"]
-        )
-    )
-)
-_JOINED = _deliveries.join(_events, _events.c.id == _deliveries.c.event_id)
-
-
-def _event_with_delivery(*values: object) -> EventWithDelivery:
-    events = len(field_names(Event))
-    return EventWithDelivery(Event(*values[:events]), Delivery(*values[events:]))  # type: ignore[arg-type]
-
-
-_PAGE = {
-    has_status: Statement(
-        select(*columns_of(_events, Event), *columns_of(_deliveries, Delivery))
-        .select_from(_JOINED)
-        .where(
-            _deliveries.c.merchant_id == bindparam("merchant_id"),
-            *([_deliveries.c.status == bindparam("status")] if has_status else []),
-        )
-        .order_by(_deliveries.c.event_id.desc())
-        .limit(bindparam("limit"))
-        .offset(bindparam("offset")),
-        _event_with_delivery,
-    )
-    for has_status in (False, True)
-}
-_COUNT = {
-    has_status: Statement(
-        select(func.count())
-        .select_from(_deliveries)
-        .where(
-            _deliveries.c.merchant_id == bindparam("merchant_id"),
-            *([_deliveries.c.status == bindparam("status")] if has_status else []),
+            bindparam("correlation_id", type_=_deliveries.c.correlation_id.type),
+        ).where(
+            _endpoints.c.merchant_id == bindparam("merchant_id"),
+            _endpoints.c.url.is_not(None),
+            _endpoints.c.is_enabled.is_(True),
+            _HEARS,
         ),
-        int,
     )
-    for has_status in (False, True)
-}
+)
 _EVENT = Statement(
     select(*columns_of(_events, Event)).where(
         _events.c.id == bindparam("event_id"), _events.c.merchant_id == bindparam("merchant_id")
@@ -197,93 +145,93 @@ _OF_ORDER = Statement(
     select(*columns_of(_events, Event))
     .where(_events.c.order_id == bindparam("order_id"), _events.c.merchant_id == bindparam("merchant_id"))
     .order_by(_events.c.created_at, _events.c.id)
-    .limit(1000),
+    .limit(EVENTS_MAX),
     Event,
-)
-_DELIVERIES_OF_ORDER = Statement(
-    select(*columns_of(_deliveries, Delivery))
-    .select_from(_JOINED)
-    .where(_events.c.order_id == bindparam("order_id"), _events.c.merchant_id == bindparam("merchant_id"))
-    .order_by(_events.c.created_at, _events.c.id)
-    .limit(1000),
-    Delivery,
 )
 
 
 def endpoint_insertion(endpoint: Endpoint) -> tuple[Write, Parameters]:
     """Return the write that inserts an endpoint, for `Session.run_together`."""
-    return _INSERT_ENDPOINT, values_of(endpoint)
+    return _INSERT_ENDPOINT, {**values_of(endpoint), "event_types": list(endpoint.event_types)}
+
+
+def endpoint_updating(endpoint: Endpoint) -> tuple[Write, Parameters]:
+    """Return the write that stores an endpoint as its merchant wants it, for `Session.run_together`."""
+    changed = {name: getattr(endpoint, name) for name in _MUTABLE}
+    return _UPDATE_ENDPOINT, {"endpoint_id": endpoint.id, **changed, "event_types": list(endpoint.event_types)}
+
+
+def health_updating(endpoint_id: str, health: EndpointHealth) -> tuple[Write, Parameters]:
+    """Return the write that stores what an endpoint's latest tries tell of it, for `Session.run_together`."""
+    return _UPDATE_HEALTH, {
+        "endpoint_id": endpoint_id,
+        "failure_streak": health.failure_streak,
+        "failing_since": health.failing_since,
+        "pause_s": int(health.pause.total_seconds()),
+        "paused_until": health.paused_until,
+    }
+
+
+async def end_pause(session: Session, endpoint_id: str) -> None:
+    """Let a sick endpoint have its probe now."""
+    await session.run(_END_PAUSE, {"endpoint_id": endpoint_id})
+
+
+async def disable(session: Session, endpoint: Endpoint, reason: str, *, now: datetime) -> bool:
+    """Disable an endpoint that was tried in vain; tell whether it still listened there."""
+    parameters = {"endpoint_id": endpoint.id, "tried_url": endpoint.url, "disabled_reason": reason, "updated_at": now}
+    return await session.run(_DISABLE, parameters) == 1
+
+
+async def remove_endpoint(session: Session, merchant_id: str, endpoint_id: str, *, now: datetime) -> bool:
+    """Remove an endpoint, which from then on nobody finds; tell whether the merchant had it."""
+    return await session.run(_REMOVE, {"merchant_id": merchant_id, "endpoint_id": endpoint_id, "now": now}) == 1
+
+
+async def find_endpoint(reader: Reader, endpoint_id: str) -> Endpoint | None:
+    """Return any merchant's endpoint, a removed one too, or None."""
+    return await reader.first(_FIND_ENDPOINT, {"endpoint_id": endpoint_id})
+
+
+async def endpoint(reader: Reader, merchant_id: str, endpoint_id: str) -> Endpoint | None:
+    """Return a merchant's endpoint, or None."""
+    return await reader.first(_GET_ENDPOINT, {"merchant_id": merchant_id, "endpoint_id": endpoint_id})
+
+
+async def lock_endpoint(session: Session, merchant_id: str, endpoint_id: str) -> Endpoint | None:
+    """Return a merchant's endpoint, its row locked until the transaction ends, or None."""
+    return await session.first(_LOCK_ENDPOINT, {"merchant_id": merchant_id, "endpoint_id": endpoint_id})
+
+
+async def endpoints_of(reader: Reader, merchant_id: str) -> list[Endpoint]:
+    """Return a merchant's endpoints, oldest first."""
+    return await reader.all(_ENDPOINTS, {"merchant_id": merchant_id, "limit": ENDPOINTS_MAX})
+
+
+async def first_endpoint(reader: Reader, merchant_id: str) -> Endpoint | None:
+    """Return a merchant's first endpoint, the oldest: the one that `webhookUrl` sets."""
+    return await reader.first(_ENDPOINTS, {"merchant_id": merchant_id, "limit": 1})
 
 
 def event_insertions(event: Event, correlation_id: str | None) -> list[tuple[Write, Parameters]]:
-    """Return the writes that record an event, a delivery to each listening endpoint, and the jobs that deliver."""
+    """Return the writes that record an event, and a new delivery to each endpoint that is to hear of it."""
     return [
         (_INSERT_EVENT, values_of(event)),
-        (_INSERT_DELIVERIES, {"event_id": event.id, "merchant_id": event.merchant_id}),
         (
-            _INSERT_DELIVERY_JOBS,
+            _INSERT_DELIVERIES,
             {
                 "event_id": event.id,
                 "merchant_id": event.merchant_id,
-                "arguments": {},
                 "correlation_id": correlation_id,
-                "created_at": event.created_at,
+                "word_of_event_type": f'"{event.event_type}"',
             },
         ),
     ]
 
 
-def delivery_insertion(delivery: Delivery) -> tuple[Write, Parameters]:
-    """Return the write that adds a delivery unless it is there already."""
-    return _INSERT_DELIVERY, values_of(delivery)
-
-
-def delivery_job(event_id: str, endpoint_id: str, *, job_id: str, now: datetime, correlation_id: str | None) -> Job:
-    """Return a job that delivers an event to an endpoint again."""
-    key = job_key(event_id, endpoint_id)
-    return Job(job_id, DELIVER, key, {}, key, endpoint_id, now, 0, 0, False, False, None, correlation_id, now)
-
-
-async def first_endpoint(reader: Reader, merchant_id: str) -> Endpoint | None:
-    """Return a merchant's first endpoint: the one that `webhookUrl` sets."""
-    return await reader.first(_ENDPOINT_OF, {"merchant_id": merchant_id})
-
-
-async def set_url(session: Session, endpoint: Endpoint, url: str | None, *, now: datetime) -> None:
-    """Point an endpoint elsewhere, or nowhere."""
-    await session.run(
-        _SET_URL, {"endpoint_id": endpoint.id, "owner": endpoint.merchant_id, "url": url, "updated_at": now}
-    )
-
-
-async def dispatch(reader: Reader, event_id: str, endpoint_id: str) -> Dispatch | None:
-    """Return what one try needs, or None when event or endpoint are gone."""
-    return await reader.first(_DISPATCH, {"event_id": event_id, "endpoint_id": endpoint_id})
-
-
-def delivery_updating(delivery: Delivery) -> tuple[Write, Parameters]:
-    """Return the write that stores where a delivery stands, for `Session.run_together`."""
-    return _UPDATE_DELIVERY, {
-        "of_event": delivery.event_id,
-        "of_endpoint": delivery.endpoint_id,
-        "status": delivery.status,
-        "attempts": delivery.attempts,
-        "last_attempt_at": delivery.last_attempt_at,
-        "delivered_at": delivery.delivered_at,
-        "last_status_code": delivery.last_status_code,
-        "last_error": delivery.last_error,
-    }
-
-
-async def list_page(
-    reader: Reader, merchant_id: str, status: DeliveryStatus | None, *, offset: int, limit: int
-) -> tuple[list[EventWithDelivery], int]:
-    """Return a page of a merchant's deliveries, newest event first, and how many there are in all."""
-    parameters: dict[str, object] = {"merchant_id": merchant_id}
-    if status is not None:
-        parameters["status"] = status
-    rows = await reader.all(_PAGE[status is not None], {**parameters, "offset": offset, "limit": limit})
-    return rows, await reader.first(_COUNT[status is not None], parameters) or 0
+def event_insertion(event: Event) -> tuple[Write, Parameters]:
+    """Return the write that records an event, for whoever sends it to one endpoint only."""
+    return _INSERT_EVENT, values_of(event)
 
 
 async def event(reader: Reader, merchant_id: str, event_id: str) -> Event | None:
@@ -302,8 +250,3 @@ async def events_after(reader: Reader, merchant_id: str, *, before_id: str | Non
 async def events_of_order(reader: Reader, merchant_id: str, order_id: str) -> list[Event]:
     """Return an order's events, oldest first."""
     return await reader.all(_OF_ORDER, {"merchant_id": merchant_id, "order_id": order_id})
-
-
-async def deliveries_of_order(reader: Reader, merchant_id: str, order_id: str) -> list[Delivery]:
-    """Return the deliveries of an order's events."""
-    return await reader.all(_DELIVERIES_OF_ORDER, {"merchant_id": merchant_id, "order_id": order_id})

@@ -3,19 +3,21 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from loop.domain.attempts import ActionRequired, Approved, Cancelled, Declined, NotSent, Outcome, Unknown, Voided
+from loop.domain.disputes import DisputeOutcome, DisputeStatus
 from loop.domain.ids import PREFIX_ATTEMPT, PREFIX_ORDER, PREFIX_REFUND, make_id
 from loop.domain.money import Money
 from loop.domain.refunds import RefundOutcome, RefundStatus
 from loop.processors.base import (
     Account,
     AuthorizeRequest,
+    DisputeReference,
     IdempotencyKey,
     PaymentReference,
     Processor,
@@ -23,6 +25,7 @@ from loop.processors.base import (
     ProcessorSetup,
     RefundReference,
     RefundRequest,
+    TellsDisputes,
     WebhookSignatureError,
 )
 
@@ -79,6 +82,8 @@ class Subject:
     refunds_of: Callable[[Processor, str], int]
     unreachable_api_base: str | None = field(default=None)
     """An address where nobody listens; None for a processor that calls nobody."""
+    disputed: Callable[[Processor], Awaitable[DisputeReference]] | None = field(default=None)
+    """Pays, and has the whole payment disputed; None for a processor that tells of no disputes."""
 
 
 def _now() -> datetime:
@@ -295,6 +300,26 @@ class ProcessorContract:
         reference = RefundReference(None, new_refund(payment, PART))
         assert (await processor.fetch_refund(subject.account, reference)).status is RefundStatus.UNKNOWN
 
+    async def test_dispute_names_its_payment(self, processor: Processor, subject: Subject) -> None:
+        """A dispute is told with its payment and its amount, however often it is asked about."""
+        if subject.disputed is None:
+            pytest.skip("the processor tells of no disputes")
+        assert isinstance(processor, TellsDisputes)
+        dispute = await subject.disputed(processor)
+        for _ in range(2):
+            outcome = await processor.fetch_dispute(subject.account, dispute)
+            assert isinstance(outcome, DisputeOutcome)
+            assert outcome.status in (DisputeStatus.OPENED, DisputeStatus.INQUIRY)
+            assert (outcome.reference, outcome.payment_reference) == (dispute.reference, dispute.payment.reference)
+            assert outcome.amount == dispute.payment.request.amount
+
+    async def test_dispute_that_nobody_raised_is_unknown(self, processor: Processor, subject: Subject) -> None:
+        """What the processor does not find is no dispute that was won or lost."""
+        if not isinstance(processor, TellsDisputes):
+            pytest.skip("the processor tells of no disputes")
+        dispute = DisputeReference("no_such_dispute", await self.paid(processor, subject))
+        assert isinstance(await processor.fetch_dispute(subject.account, dispute), Unknown)
+
     async def test_fetch_agrees(self, processor: Processor, subject: Subject) -> None:
         """Asking about a payment, with its reference or by its attempt alone, tells what paying told."""
         request = new_request(subject.tokens.approved)
@@ -352,6 +377,9 @@ class ProcessorContract:
                 await cut_off.fetch_refund(account, RefundReference("some_reference", refund)),
             ]
             assert {each.status for each in unknown} == {RefundStatus.UNKNOWN}
+            if isinstance(cut_off, TellsDisputes):
+                dispute = DisputeReference("some_reference", payment)
+                assert isinstance(await cut_off.fetch_dispute(account, dispute), Unknown)
             assert await cut_off.check(account)
         finally:
             await cut_off.close()

@@ -12,6 +12,7 @@ from typing import Self
 
 from aiohttp import web
 
+from loop.testing.stub_books import Books
 from loop.testing.stub_control import ControlPlane, Handler, RequestLog
 from loop.testing.stub_faults import FaultPlan
 from loop.testing.stub_ledger import LedgerEntry, Store, new_object_id, read_ledger
@@ -84,6 +85,7 @@ class StubProcessor:
         razorpay = RazorpayFace(self.store, self.faults, webhooks=self.webhooks)
         app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[self._note_request, razorpay.divert])
         ControlPlane(self.store, self.faults, webhooks=self.webhooks, requests=self.requests).add_to(app)
+        Books(self.store).add_to(app)
         # Each processor the stub stands in for is a face; where two have the same path, the key decides.
         RazorpayCustomer(self.store, self.webhooks).add_to(app)
         StripeCustomer(self.store, self.webhooks).add_to(app)

@@ -8,23 +8,20 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TypeAlias
 
 from aiohttp import web
 
+from loop.testing import stub_razorpay_disputes as disputes
 from loop.testing import stub_razorpay_payments as payments
+from loop.testing import stub_razorpay_settlements as settlements
 from loop.testing.stub_control import Handler
 from loop.testing.stub_faults import Fault, FaultPlan, drop, hold, html_refusal, send
 from loop.testing.stub_ledger import JsonObject, Store, Work
 from loop.testing.stub_razorpay_forms import CAPTURE, CREATE_ORDER, PAGE, REFUND, Param, check, parse_body, parse_query
 from loop.testing.stub_razorpay_objects import (
     KEYS,
-    PAGE_SIZE_MAX,
-    PAYMENTS,
-    REFUNDS,
     RazorpayError,
-    listed,
     pack_webhook,
     refusal_of,
 )
@@ -35,6 +32,7 @@ KEY_HEADER = "X-Refund-Idempotency"
 _KEY_ID = re.compile(r"rzp_(?:test|live)_[A-Za-z0-9_]{1,200}")
 _REFUND_KEY = re.compile(r"[A-Za-z0-9_-]{10,255}")
 _OWN_PATHS = frozenset(("orders", "payments", "settlements"))
+_SHARED_PATHS = frozenset(("refunds", "disputes"))
 
 Run: TypeAlias = Callable[[Work, JsonObject], JsonObject]
 
@@ -111,7 +109,7 @@ class RazorpayFace:
         """Answer a request that is meant for Razorpay, by its path or by whose key it carries; leave the others."""
         version, _, path = request.path.removeprefix("/").partition("/")
         noun = path.split("/")[0]
-        is_shared = noun == "refunds" and (_basic_auth(request) or ("", ""))[0].startswith("rzp_")
+        is_shared = noun in _SHARED_PATHS and (_basic_auth(request) or ("", ""))[0].startswith("rzp_")
         is_ours = version == "v1" and (noun in _OWN_PATHS or is_shared)
         return await (self._serve(request) if is_ours else handler(request))
 
@@ -215,48 +213,6 @@ def _operation(method: str, path: str) -> tuple[Operation, str]:
     raise RazorpayError(404, "The requested URL was not found on the server.", reason="NA")
 
 
-def _settled(work: Work, params: JsonObject) -> JsonObject:
-    """Return what was captured and refunded in a month, or on a day of it, as the settlement report lists it."""
-    items = [each for each in work.store.newest_first(work.account, PAYMENTS) if each["captured"]]
-    items += work.store.newest_first(work.account, REFUNDS)
-    day = params.pop("day", None)
-    wanted = (params.pop("year"), params.pop("month"), day)
-    rows = []
-    for item in items:
-        at = datetime.fromtimestamp(item["created_at"], UTC)
-        if (at.year, at.month, day and at.day) == wanted:
-            rows.append(_settlement_row(item))
-    return listed(rows, {"count": PAGE_SIZE_MAX, **params})
-
-
-def _settlement_row(item: JsonObject) -> JsonObject:
-    is_payment = item["entity"] == "payment"
-    fee, tax = (item["fee"], item["tax"]) if is_payment else (0, 0)
-    return {
-        "entity_id": item["id"],
-        "type": item["entity"],
-        "debit": 0 if is_payment else item["amount"],
-        "credit": item["amount"] - fee if is_payment else 0,
-        "amount": item["amount"],
-        "currency": item["currency"],
-        "fee": fee,
-        "tax": tax,
-        "on_hold": False,
-        "settled": True,
-        "created_at": item["created_at"],
-        "settled_at": item["created_at"],
-        "settlement_id": f"setl_{item['created_at'] // 86_400}",
-        "payment_id": None if is_payment else item["payment_id"],
-        "order_id": item.get("order_id"),
-        "notes": item["notes"],
-    }
-
-
-_DATE: Mapping[str, Param] = {
-    "year": Param("integer", is_required=True),
-    "month": Param("integer", is_required=True),
-    "day": Param("integer"),
-}
 OPERATIONS: tuple[Operation, ...] = (
     Operation("POST", "/v1/orders", payments.create_order, CREATE_ORDER),
     Operation("GET", "/v1/orders", payments.list_orders, {**PAGE, "receipt": Param()}),
@@ -268,5 +224,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", "/v1/payments/{id}/refunds", payments.list_payment_refunds, PAGE),
     Operation("GET", "/v1/refunds", payments.list_refunds, PAGE),
     Operation("GET", "/v1/refunds/{id}", payments.fetch_refund),
-    Operation("GET", "/v1/settlements/recon/combined", _settled, {**PAGE, **_DATE}),
+    Operation("GET", "/v1/disputes", disputes.list_disputes, PAGE),
+    Operation("GET", "/v1/disputes/{id}", disputes.fetch_dispute),
+    Operation("GET", "/v1/settlements/recon/combined", settlements.combined, settlements.REPORT),
 )

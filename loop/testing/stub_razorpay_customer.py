@@ -8,11 +8,21 @@ from html import escape
 
 from aiohttp import web
 
+from loop.testing import stub_razorpay_disputes as disputes
 from loop.testing import stub_razorpay_payments as payments
 from loop.testing.stub_control import CONTROL, control, json_body
 from loop.testing.stub_ledger import JsonObject, Store, Work
 from loop.testing.stub_razorpay import account_id
-from loop.testing.stub_razorpay_objects import KEYS, ORDERS, PAYMENTS, REFUNDS, RazorpayError, pack_webhook, public
+from loop.testing.stub_razorpay_objects import (
+    DISPUTES,
+    KEYS,
+    ORDERS,
+    PAYMENTS,
+    REFUNDS,
+    RazorpayError,
+    pack_webhook,
+    public,
+)
 from loop.testing.stub_webhooks import Webhooks
 
 CHECKOUT_PATH = "/v1/checkout/embedded"
@@ -54,6 +64,7 @@ class RazorpayCustomer:
             ("orders/{id}/pay", self._pay),
             ("payments/{id}/move", self._move),
             ("payments/{id}/dispute", self._dispute),
+            ("disputes/{id}/move", self._move_dispute),
             ("refunds/{id}/settle", self._settle),
         ):
             app.router.add_post(f"{CONTROL}/razorpay/{path}", control(handle))
@@ -127,12 +138,24 @@ class RazorpayCustomer:
         return web.json_response({"payment": public(payment), "callback": self._callback(work, payment)})
 
     async def _dispute(self, request: web.Request) -> web.StreamResponse:
-        """Dispute a payment, then decide it: {phase: created | won | lost}."""
+        """Dispute a payment: {phase: chargeback | fraud | retrieval | pre_arbitration | arbitration, amount?, reason?}.
+
+        In the phases fraud and retrieval the bank only asks.
+        """
         body = await json_body(request)
         work, payment = self._found(request, PAYMENTS)
-        disputed = payments.dispute(work, payment, phase=str(body["phase"]))
+        phase, amount = str(body.get("phase", "chargeback")), body.get("amount")
+        opened = disputes.open_dispute(work, payment, phase=phase, amount_minor=amount, reason=body.get("reason"))
         await self._keep(work)
-        return web.json_response(disputed)
+        return web.json_response(opened)
+
+    async def _move_dispute(self, request: web.Request) -> web.StreamResponse:
+        """Let a dispute go on: {status: under_review | open (more evidence is wanted) | won | lost | closed}."""
+        body = await json_body(request)
+        work, dispute = self._found(request, DISPUTES)
+        moved = disputes.move_dispute(work, dispute, status=str(body["status"]))
+        await self._keep(work)
+        return web.json_response(moved)
 
     async def _settle(self, request: web.Request) -> web.StreamResponse:
         """Finish a refund: {status: processed | failed}."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from loop.testing.stub_ledger import EntryKind, JsonObject, Work
 
-ORDERS, PAYMENTS, REFUNDS, KEYS = "rzp_orders", "rzp_payments", "rzp_refunds", "rzp_keys"
+ORDERS, PAYMENTS, REFUNDS, DISPUTES, KEYS = "rzp_orders", "rzp_payments", "rzp_refunds", "rzp_disputes", "rzp_keys"
 """Under which kinds the store keeps this face's objects."""
 
 PAGE_SIZE = 10
@@ -167,6 +167,7 @@ def new_payment(work: Work, order: JsonObject, *, instrument: str) -> JsonObject
         "_last4": instrument[-4:],
         "_refund_status": "processed",
         "_refunds": [],
+        "_disputes": [],
     }
 
 

@@ -1,4 +1,4 @@
-"""The money of the stand-in's Razorpay face: orders, what is paid on them, captures, refunds, disputes."""
+"""The money of the stand-in's Razorpay face: orders, what is paid on them, captures, refunds."""
 
 from collections.abc import Mapping
 
@@ -115,9 +115,14 @@ def _payments(work: Work, order: JsonObject) -> list[JsonObject]:
 
 
 def begin(work: Work, order: JsonObject, *, instrument: str, refund_status: str = "processed") -> JsonObject:
-    """Let the customer begin a payment; refused while one on the order is authorized or captured."""
+    """Let the customer begin a payment; refused while one on the order is authorized or captured.
+
+    In Malaysia an order takes one try only.
+    """
     if any(each["captured"] or each["status"] == "authorized" for each in _payments(work, order)):
         raise RazorpayError(400, "Payment already done for this order.", reason="order_already_paid")
+    if order["currency"] == "MYR" and order["_payments"]:
+        raise RazorpayError(400, "A new order is needed for each payment.", reason="invalid_order_id")
     payment = new_payment(work, order, instrument=instrument) | {"_refund_status": refund_status}
     order |= {
         "status": "attempted",
@@ -288,31 +293,3 @@ def list_payment_refunds(work: Work, params: JsonObject) -> JsonObject:
     """Return a page of one payment's refunds, newest first."""
     payment = must_have(work, PAYMENTS, object_id=work.target)
     return listed((work.must(REFUNDS, each) for each in reversed(payment["_refunds"])), params)
-
-
-def dispute(work: Work, payment: JsonObject, *, phase: str) -> JsonObject:
-    """Open a dispute of a captured payment (`created`), or decide the open one (`won`, `lost`); else ValueError."""
-    opened = payment.get("_dispute")
-    if (opened is None) != (phase == "created") or phase not in ("created", "won", "lost") or not payment["captured"]:
-        raise ValueError("a captured payment is disputed once (created), and the dispute decided once (won, lost)")
-    if opened is None:
-        about = {
-            "id": work.new_id("disp"),
-            "entity": "dispute",
-            "payment_id": payment["id"],
-            "amount": payment["amount"] - payment["amount_refunded"],
-            "currency": payment["currency"],
-            "reason_code": "goods_or_services_not_received",
-            "status": "open",
-            "phase": "chargeback",
-            "created_at": work.now_s,
-        }
-        enter(work, "dispute", amount_minor=about["amount"], payment=payment, source=about)
-    else:
-        about = opened | {"status": phase}
-        if phase == "won":
-            enter(work, "dispute_reversal", amount_minor=about["amount"], payment=payment, source=about)
-    payment["_dispute"] = about
-    work.put(PAYMENTS, payment)
-    emit(work, f"payment.dispute.{phase}", payment=payment, dispute=about)
-    return about

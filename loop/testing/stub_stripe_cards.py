@@ -30,7 +30,9 @@ class Card:
     decline: Decline | None = None
     asks_authentication: bool = False
     is_refund_pending: bool = False
-    is_disputed: bool = False
+    disputed_for: str | None = None
+    """The reason that the bank gives, None where it is content."""
+    is_inquiry: bool = False
     quirk: Quirk | None = None
 
 
@@ -108,7 +110,9 @@ _BEHAVIOURS: Mapping[str, Card] = {
     "pendingRefund": Card(last4="7726", is_refund_pending=True),
     "refundPending": Card(last4="7726", is_refund_pending=True),
     "refundFail": Card(last4="5126"),
-    "createDispute": Card(last4="0259", is_disputed=True),
+    "createDispute": Card(last4="0259", disputed_for="fraudulent"),
+    "createDisputeProductNotReceived": Card(last4="2685", disputed_for="product_not_received"),
+    "createDisputeInquiry": Card(last4="1976", disputed_for="fraudulent", is_inquiry=True),
     "timeoutThenCharged": Card(quirk="timeout_then_charged"),
     "timeoutThenNothing": Card(quirk="timeout_then_nothing"),
     "slow": Card(quirk="slow"),

@@ -9,7 +9,7 @@ from loop.testing import stub_stripe_intents as intents
 from loop.testing import stub_stripe_refunds as refunds
 from loop.testing.stub_control import CONTROL, control, json_body
 from loop.testing.stub_ledger import JsonObject, Store, Work
-from loop.testing.stub_stripe_disputes import close_dispute, open_dispute
+from loop.testing.stub_stripe_disputes import move_dispute, open_dispute
 from loop.testing.stub_stripe_errors import StripeError
 from loop.testing.stub_stripe_forms import check
 from loop.testing.stub_stripe_objects import public
@@ -40,7 +40,7 @@ class StripeCustomer:
         app.router.add_post(f"{CONTROL}/intents/{{id}}/pay", control(self._pay))
         app.router.add_post(f"{CONTROL}/refunds/{{id}}/settle", control(self._settle_refund))
         app.router.add_post(f"{CONTROL}/disputes", control(self._open_dispute))
-        app.router.add_post(f"{CONTROL}/disputes/{{id}}/close", control(self._close_dispute))
+        app.router.add_post(f"{CONTROL}/disputes/{{id}}/move", control(self._move_dispute))
 
     async def _show_challenge(self, request: web.Request) -> web.StreamResponse:
         found = self._challenged(request)
@@ -99,7 +99,7 @@ class StripeCustomer:
         return web.json_response(public(settled))
 
     async def _open_dispute(self, request: web.Request) -> web.StreamResponse:
-        """Dispute {charge | payment_intent, amount?, reason?}."""
+        """Dispute, or inquire about, {charge | payment_intent, amount?, reason?, inquiry?}."""
         body = await json_body(request)
         charge_id = body.get("charge")
         if charge_id is None:
@@ -108,19 +108,23 @@ class StripeCustomer:
         work, charge = self._found(request, "charges", object_id=str(charge_id))
         if charge["disputed"] or not charge["captured"]:
             raise ValueError("only a captured charge that was never disputed can be disputed")
-        dispute = open_dispute(work, charge, amount_minor=body.get("amount"), reason=body.get("reason", "fraudulent"))
+        dispute = open_dispute(
+            work,
+            charge,
+            amount_minor=body.get("amount"),
+            reason=body.get("reason", "fraudulent"),
+            is_inquiry=bool(body.get("inquiry")),
+        )
         await self._keep(work)
         return web.json_response(public(dispute), status=201)
 
-    async def _close_dispute(self, request: web.Request) -> web.StreamResponse:
-        """Decide a dispute: {status: won | lost}."""
+    async def _move_dispute(self, request: web.Request) -> web.StreamResponse:
+        """Let a dispute go on: {status: needs_response | under_review | won | lost | warning_closed | …}."""
         body = await json_body(request)
         work, dispute = self._found(request, "disputes", object_id=request.match_info["id"])
-        if body.get("status") not in ("won", "lost") or dispute["status"] in ("won", "lost"):
-            raise ValueError("an open dispute can be closed as won or lost")
-        closed = close_dispute(work, dispute, status=body["status"])
+        moved = move_dispute(work, dispute, status=str(body["status"]))
         await self._keep(work)
-        return web.json_response(public(closed))
+        return web.json_response(public(moved))
 
     def _challenged(self, request: web.Request) -> tuple[Work, JsonObject] | None:
         challenge = request.match_info["challenge"]

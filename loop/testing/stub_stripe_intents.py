@@ -309,8 +309,8 @@ def _charge(work: Work, intent: JsonObject, *, method: JsonObject) -> None:
     work.enter("charge", intent["amount"], charge=charge, object_id=charge["id"])
     emit(work, "charge.succeeded", about=charge)
     emit(work, "payment_intent.succeeded", about=intent)
-    if card.is_disputed:
-        open_dispute(work, charge)
+    if card.disputed_for is not None:
+        open_dispute(work, charge, reason=card.disputed_for, is_inquiry=card.is_inquiry)
 
 
 def _take(work: Work, intent: JsonObject, *, charge: JsonObject, amount: int) -> None:

@@ -23,6 +23,8 @@ _EXPANDABLE: Mapping[str, str] = {
     "balance_transaction": "balance_transactions",
     "failure_balance_transaction": "balance_transactions",
 }
+_SOURCES: Mapping[str, str] = {"ch": "charges", "re": "refunds", "du": "disputes"}
+"""What a balance transaction is of, by the prefix of its `source`."""
 
 
 def public(item: JsonObject) -> JsonObject:
@@ -229,9 +231,10 @@ def _expand(work: Work, node: object, *, names: list[str], path: str) -> None:
         raise StripeError(400, f"This property cannot be expanded ({path}).", param="expand")
     value = node[name]
     if isinstance(value, str):
-        if name not in _EXPANDABLE:
+        kind = _SOURCES.get(value.split("_")[0]) if name == "source" else _EXPANDABLE.get(name)
+        if kind is None:
             raise StripeError(400, f"This property cannot be expanded ({path}).", param="expand")
-        node[name] = public(work.must(_EXPANDABLE[name], value))
+        node[name] = public(work.must(kind, value))
     _expand(work, node[name], names=names[1:], path=path)
 
 
@@ -249,7 +252,7 @@ def list_page(work: Work, kind: str, *, params: JsonObject, path: str) -> JsonOb
     is_past = after is None
     page: list[JsonObject] = []
     for item in work.store.newest_first(work.account, kind):
-        if is_past and wanted(item):
+        if is_past and wanted(item) and not item.get("_is_gone"):
             page.append(public(item))
             if len(page) > limit:
                 break

@@ -23,7 +23,7 @@ def create(work: Work, params: JsonObject) -> JsonObject:
     charge = _refunded_charge(work, params)
     left = charge["amount_captured"] - charge["amount_refunded"]
     amount = checked_part(params.get("amount", max(left, 1)), "amount")
-    if charge["disputed"] and work.must("disputes", charge["_dispute"])["status"] != "won":
+    if charge["disputed"] and not work.must("disputes", charge["_dispute"])["is_charge_refundable"]:
         raise StripeError(
             400,
             f"Charge {charge['id']} has been charged back; cannot issue a refund.",

@@ -2,9 +2,13 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
 
+from loop.domain.audit import SYSTEM
 from loop.storage import jobs
 from loop.storage.jobs import Job
+from loop.storage.tables import DELIVER
 from loop.telemetry import get_logger
 from loop.workers.execute import execute
 from loop.workflows.context import Context
@@ -16,20 +20,29 @@ NAP_S = 1.0
 SHUTDOWN_S = 20.0
 """How long a stop waits for running jobs; what is still running then is taken over when its lease ends."""
 
+PAUSE_S = 0.01
+"""How long it sleeps when another process is just taking notice of the deliveries that are new."""
+
+ENDPOINTS_AT_ONCE = 100
+"""How many endpoints one process delivers to at once; the next in line wait, and every other job does not."""
+
 
 class InlineRunner:
-    """Runs jobs as tasks of the event loop, a bounded number at a time."""
+    """Runs jobs as tasks of the event loop, a bounded number at a time, and those that deliver beside the others."""
 
     def __init__(self, concurrency: int) -> None:
         self._concurrency = concurrency
         self._woken = asyncio.Event()
         self._running: set[asyncio.Task[object]] = set()
         self._claimed = 0
+        self._delivering = 0
         self._is_stopping = False
         self._claiming = asyncio.Lock()
 
     def start(self, context: Context, job: Job) -> asyncio.Task[object]:
         """See `JobRunner.start`."""
+        if context.actor is not SYSTEM:  # who asked for the job does not do all that comes of it
+            context = replace(context, actor=SYSTEM)
         task = asyncio.create_task(execute(context, job), name=f"job {job.kind}")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -59,23 +72,37 @@ class InlineRunner:
 
     async def _claim(self, context: Context) -> float:
         """Start what is due and there is room for; return for how many seconds nothing more can be."""
-        free = self._concurrency - self._claimed
-        if free <= 0 or self._is_stopping:
+        room, room_to_deliver = self._concurrency - self._claimed, ENDPOINTS_AT_ONCE - self._delivering
+        if (room <= 0 and room_to_deliver <= 0) or self._is_stopping:
             return NAP_S
-        now = context.now()
         async with context.database.reading() as reader:
-            due_at = await jobs.next_due(reader)
-        if due_at is None or due_at > now:
-            return NAP_S if due_at is None else min(NAP_S, (due_at - now).total_seconds())
+            agenda = await jobs.agenda(reader)
+        now = context.now()
+        wait_s = _seconds_until(agenda.jobs_at, now, room)
+        wait_to_deliver_s = 0.0 if agenda.has_new else _seconds_until(agenda.deliveries_at, now, room_to_deliver)
+        if wait_s > 0 and (wait_to_deliver_s > 0 or room_to_deliver <= 0):
+            return min(wait_s, wait_to_deliver_s or NAP_S)
         async with context.database.transaction() as session:
-            claimed = await jobs.claim(session, context.now(), free)  # the lease begins after the wait for the writer
+            # The lease begins after the wait for the writer.
+            claimed = await jobs.claim(
+                session,
+                context.now(),
+                0 if wait_s > 0 else room,
+                deliveries=0 if wait_to_deliver_s > 0 else room_to_deliver,
+            )
         for job in claimed:
-            self._claimed += 1
-            self.start(context, job).add_done_callback(self._release)
-        return 0.0 if claimed else NAP_S
+            is_delivery = job.kind == DELIVER
+            self._claimed += not is_delivery
+            self._delivering += is_delivery
+            self.start(context, job).add_done_callback(self._release_delivery if is_delivery else self._release)
+        return 0.0 if claimed else PAUSE_S if agenda.has_new else NAP_S
 
     def _release(self, _: asyncio.Task[object]) -> None:
         self._claimed -= 1
+        self._woken.set()
+
+    def _release_delivery(self, _: asyncio.Task[object]) -> None:
+        self._delivering -= 1
         self._woken.set()
 
     async def stop(self) -> None:
@@ -84,8 +111,18 @@ class InlineRunner:
         self._woken.set()
         async with self._claiming:  # what is being claimed just now is waited for as well
             pass
-        if self._running:
-            _, late = await asyncio.wait(self._running, timeout=SHUTDOWN_S)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        clock = asyncio.get_running_loop().time
+        until = clock() + SHUTDOWN_S
+        while self._running and clock() < until:  # a job that ends may have started the one that follows from it
+            await asyncio.wait(self._running, timeout=until - clock())
+        late = tuple(self._running)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+
+def _seconds_until(due_at: datetime | None, now: datetime, room: int) -> float:
+    """Return how long there is nothing of a kind to claim or no room for it; room is made with a wake-up."""
+    if due_at is None or room <= 0:
+        return NAP_S
+    return min(NAP_S, max(0.0, (due_at - now).total_seconds()))

@@ -4,7 +4,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from loop.telemetry import get_logger
-from loop.workflows import captures, checkout, idempotency, merchants, payments
+from loop.workflows import (
+    captures,
+    checkout,
+    deliveries,
+    idempotency,
+    merchants,
+    payments,
+    processor_configs,
+    reconciliation,
+)
 from loop.workflows.context import Context
 
 log = get_logger(__name__)
@@ -15,6 +24,9 @@ SCHEDULE: tuple[tuple[str, float, Callable[[Context], Awaitable[int]]], ...] = (
     ("rescue", 60.0, payments.rescue_stale),
     ("purge_keys", 60.0, idempotency.purge),
     ("purge_sessions", 60.0, merchants.purge_sessions),
+    ("purge_attempts", 60.0, deliveries.purge_attempts),
+    ("reconcile", 60.0, reconciliation.schedule_due),
+    ("purge_processors", 3600.0, processor_configs.purge_removed),
 )
 """(name, seconds between runs, what runs); each run is one bounded batch."""
 

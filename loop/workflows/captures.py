@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from loop.domain.attempts import Attempt, AttemptStatus, Declined, NotSent, Outcome, Unknown
+from loop.domain.attempts import Attempt, AttemptStatus, Declined, NotSent, Outcome, Unknown, status_of
+from loop.domain.audit import AuditAction
 from loop.domain.errors import LoopError, conflict, invalid, not_found
 from loop.domain.events import EventType
 from loop.domain.money import Money
@@ -14,15 +15,16 @@ from loop.storage.database import Session
 from loop.storage.jobs import Job
 from loop.storage.orders import OrderInHand
 from loop.telemetry import get_logger
-from loop.workflows import webhooks
+from loop.workflows import audit, webhooks
+from loop.workflows.attempts import SETTLE_KEY_PREFIX, VOID, Call, asked, operation_key, paying, prepare, settle_key
 from loop.workflows.context import Context
-from loop.workflows.payments import asked, finish, is_first_call, leased_job, operation_key, prepare, record, run_now
+from loop.workflows.outcomes import record
+from loop.workflows.runs import finish, is_first_call, leased_job, run_now
 
 log = get_logger(__name__)
 
 CAPTURE = "capture_payment"
-VOID = "void_payment"
-"""The kinds of the jobs that take and release held money."""
+"""The kind of the jobs that take held money."""
 
 EXPIRE_BATCH = 100
 
@@ -37,7 +39,7 @@ async def capture(
     """
     async with context.database.transaction() as session:
         in_hand = await orders.lock(session, merchant_id, order_id)
-        order, attempt = _held(in_hand, Command.CAPTURE)
+        order, attempt = await _held(session, in_hand)
         amount = order.amount_authorized_minor if amount_minor is None else amount_minor
         if not 0 < amount <= order.amount_authorized_minor:
             raise invalid(
@@ -48,32 +50,52 @@ async def capture(
         if amount < order.amount_authorized_minor and not can_capture_partially:
             raise invalid("unsupported_by_processor", f"{attempt.processor} captures the whole amount or nothing.")
         job = leased_job(
-            context, CAPTURE, order.id, key=_settle_key(attempt), arguments={"attemptId": attempt.id, "amount": amount}
+            context, CAPTURE, order.id, key=settle_key(attempt), arguments={"attemptId": attempt.id, "amount": amount}
         )
-        await _insert_alone(session, job)
+        job = await _insert_alone(session, job)
+        facts = {"amount_minor": amount, "currency": order.currency}
+        await audit.record_request(
+            context, session, AuditAction.CAPTURE_REQUESTED, order_id, merchant_id=merchant_id, after=facts
+        )
     return await _run(context, job, order, wait_s)
 
 
-def _held(in_hand: OrderInHand | None, command: Command) -> tuple[Order, Attempt]:
+async def _held(session: Session, in_hand: OrderInHand | None) -> tuple[Order, Attempt]:
     if in_hand is None:
         raise not_found("order")
-    require(in_hand.order.status, command)
-    if in_hand.attempt is None:
-        raise not_found("payment")
-    return in_hand.order, in_hand.attempt
+    require(in_hand.order.status, Command.CAPTURE)
+    return in_hand.order, await paying(session, in_hand.order, in_hand.attempt, AttemptStatus.AUTHORIZED)
 
 
-_KEY_PREFIX = "settle_payment:"
+async def _insert_alone(session: Session, job: Job) -> Job:
+    """Insert a job and return it, or refuse: an attempt is captured or cancelled by one job at a time.
+
+    A dead one gives way, though its call may have been heard. The same request goes on under its id, and so under its
+    key at the processor; another one asks first what became of it.
+    """
+    if (await session.run_together([jobs.insertion(job)]))[0] == 1:
+        return job
+    dead = await jobs.dead(session, job.dedupe_key)
+    if dead is not None:
+        follower = _follower(dead, job)
+        if (await session.run_together([jobs.replacing(dead, follower)]))[0] == 1:
+            return follower
+    raise conflict("operation_in_progress", "The order is being captured or cancelled; ask again.", retry_after_s=2)
 
 
-def _settle_key(attempt: Attempt) -> str:
-    return f"{_KEY_PREFIX}{attempt.id}"
+def _follower(dead: Job, job: Job) -> Job:
+    is_same = dead.kind == job.kind and dead.arguments.get("amount") == job.arguments.get("amount")
+    asks_first = not is_same or bool(dead.arguments.get("asksFirst"))
+    follower = replace(job, arguments={**job.arguments, "asksFirst": asks_first})
+    return replace(follower, id=dead.id, fence=dead.fence + 1) if is_same else follower
 
 
-async def _insert_alone(session: Session, job: Job) -> None:
-    """Insert a job, or refuse: an attempt is captured or cancelled by one job at a time."""
-    if (await session.run_together([jobs.insertion(job)]))[0] == 0:
-        raise conflict("operation_in_progress", "The order is being captured or cancelled; ask again.", retry_after_s=2)
+async def _settled_before(call: Call, job: Job) -> Outcome | None:
+    """Return how a payment stands that a dead job's other request has changed; None where nothing says so."""
+    if not job.arguments.get("asksFirst"):
+        return None
+    outcome = await asked(call.processor.fetch(call.account, call.payment))
+    return None if status_of(outcome) is call.attempt.status else outcome
 
 
 async def _run(context: Context, job: Job, order: Order, wait_s: float) -> Order:
@@ -94,7 +116,9 @@ async def run_capture(context: Context, job: Job) -> LoopError | None:
     amount = Money(int(str(job.arguments["amount"])), call.attempt.currency)
     # The job's id makes it the key of this request alone: a later one may ask for another amount.
     key = operation_key(call.attempt, f"capture:{job.id}")
-    outcome = await asked(call.processor.capture(call.account, call.payment, amount=amount, key=key))
+    outcome = await _settled_before(call, job)
+    if outcome is None:
+        outcome = await asked(call.processor.capture(call.account, call.payment, amount=amount, key=key))
     context.reached("capture.called")
     return await _settle(context, call.attempt, outcome, job, code="capture_failed")
 
@@ -110,10 +134,10 @@ async def _settle(
 ) -> LoopError | None:
     """Record what a processor says to a capture or a cancellation; return the refusal, if it is one."""
     if isinstance(outcome, NotSent):
-        if is_first_call(job) and not job.arguments.get("isExpiry"):
+        if is_first_call(job) and not job.arguments.get("isUnattended"):
             await finish(context, job)  # the payment is as it was
             return invalid(code, outcome.message)
-        outcome = Unknown(outcome.message)  # an earlier call may have been heard; nobody waits for an expiry
+        outcome = Unknown(outcome.message)  # an earlier call may have been heard; nobody waits for an unattended one
     await record(context, attempt, outcome, job=job, payload=payload)
     return invalid(code, outcome.message) if isinstance(outcome, Declined) else None
 
@@ -149,10 +173,20 @@ async def cancel(
             job = None
         else:
             ended = order
+            if order.status is OrderStatus.AUTHORIZED:
+                attempt = await paying(session, order, attempt, AttemptStatus.AUTHORIZED)
             _require_voidable(context, attempt)
-            arguments = {"attemptId": attempt.id, "reason": reason, "isExpiry": command is Command.EXPIRE}
-            job = leased_job(context, VOID, order.id, key=_settle_key(attempt), arguments=arguments)
-            await _insert_alone(session, job)
+            arguments = {"attemptId": attempt.id, "reason": reason, "isUnattended": command is Command.EXPIRE}
+            job = leased_job(context, VOID, order.id, key=settle_key(attempt), arguments=arguments)
+            job = await _insert_alone(session, job)
+        await audit.record_request(
+            context,
+            session,
+            AuditAction.CANCELLATION_REQUESTED,
+            order_id,
+            merchant_id=merchant_id,
+            after={"status": order.status, "reason": reason},
+        )
     if job is None:
         context.runner.wake()
         return ended
@@ -183,17 +217,18 @@ async def run_void(context: Context, job: Job) -> LoopError | None:
         return None
     context.reached("void.intent_recorded")
     key = operation_key(call.attempt, f"void:{job.id}")
-    outcome = await asked(call.processor.void(call.account, call.payment, key=key))
+    outcome = await _settled_before(call, job)
+    if outcome is None:
+        outcome = await asked(call.processor.void(call.account, call.payment, key=key))
     context.reached("void.called")
-    is_expiry = bool(job.arguments.get("isExpiry"))
-    payload = {"reason": "expired" if is_expiry else job.arguments.get("reason")}
+    payload = {"reason": job.arguments.get("reason")}
     return await _settle(context, call.attempt, outcome, job, code="cancel_failed", payload=payload)
 
 
 async def expire_due(context: Context) -> int:
     """End orders whose time to be paid is up, a batch at a time; return how many were looked at."""
     async with context.database.reading() as reader:
-        due = await orders.expired(reader, context.now(), job_key_prefix=_KEY_PREFIX, limit=EXPIRE_BATCH)
+        due = await orders.expired(reader, context.now(), job_key_prefix=SETTLE_KEY_PREFIX, limit=EXPIRE_BATCH)
     for order in (found.order for found in due):
         try:
             await cancel(context, order.merchant_id, order.id, reason="expired", wait_s=0, command=Command.EXPIRE)

@@ -17,9 +17,9 @@ from loop.storage.orders import OrderInHand
 from loop.storage.statements import Parameters, Write
 from loop.telemetry import get_logger
 from loop.workflows import payments, webhooks
+from loop.workflows.attempts import PayRequest
 from loop.workflows.context import Context
 from loop.workflows.orders import NewOrder, creating
-from loop.workflows.payments import PayRequest
 
 log = get_logger(__name__)
 
@@ -166,9 +166,8 @@ async def expire(context: Context, merchant_id: str, session_id: str) -> Session
         if await checkout.expire(session, session_id, now):
             found = SessionInHand(replace(current, expired_at=now), in_hand)
             about = {"checkoutSessionId": session_id}
-            await session.run_together(
-                webhooks.recording(context, in_hand.order, EventType.CHECKOUT_EXPIRED, payload=about)
-            )
+            told = webhooks.recording(context, in_hand.order, EventType.CHECKOUT_EXPIRED, payload=about)
+            await session.run_together([orders.updating(in_hand.order), *told])
     context.runner.wake()
     log.info("checkout.expired", checkout_session_id=session_id, order_id=found.session.order_id)
     return found

@@ -9,6 +9,7 @@ from typing import Protocol
 import aiohttp
 
 from loop.config import Settings
+from loop.domain.audit import SYSTEM, Actor
 from loop.domain.ids import make_id
 from loop.processors.registry import Registry
 from loop.storage.database import Database
@@ -46,6 +47,8 @@ class Context:
     """Told each named point of a foreign call; a crash test kills the process there."""
     breakers: Breakers = field(default_factory=Breakers)
     """What this process has seen of the processor accounts."""
+    actor: Actor = SYSTEM
+    """Who acts, for the audit log; whoever knows better hands on a context that says so."""
 
     def new_id(self, prefix: str) -> str:
         """Return a new id of the kind that the prefix names."""

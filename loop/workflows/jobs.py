@@ -3,9 +3,19 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from loop.storage import webhooks as webhook_rows
 from loop.storage.jobs import Job
-from loop.workflows import captures, payments, processor_events, refunds, webhooks
+from loop.storage.tables import DELIVER
+from loop.workflows import (
+    attempts,
+    captures,
+    deliveries,
+    disputes,
+    failovers,
+    payments,
+    processor_events,
+    reconciliation,
+    refunds,
+)
 from loop.workflows.context import Context
 
 
@@ -25,12 +35,15 @@ class JobKind:
 MAX_BACKOFF_S = 600.0
 
 JOBS: Mapping[str, JobKind] = {
-    payments.ADVANCE: JobKind(payments.advance, deadline_s=60),
+    attempts.ADVANCE: JobKind(payments.advance, deadline_s=60),
+    attempts.FAIL_OVER: JobKind(failovers.fail_over, deadline_s=60),
     captures.CAPTURE: JobKind(captures.run_capture, deadline_s=60),
-    captures.VOID: JobKind(captures.run_void, deadline_s=60),
+    attempts.VOID: JobKind(captures.run_void, deadline_s=60),
     refunds.SEND: JobKind(refunds.send, deadline_s=60),
+    disputes.ASK: JobKind(disputes.ask, deadline_s=60),
     processor_events.PROCESS: JobKind(processor_events.process, deadline_s=60),
-    webhook_rows.DELIVER: JobKind(webhooks.attempt_delivery, deadline_s=60),
+    reconciliation.RECONCILE: JobKind(reconciliation.run, deadline_s=900),
+    DELIVER: JobKind(deliveries.deliver, deadline_s=60),
 }
 """kind -> how it is run; a job of another kind is dead at once and says so."""
 

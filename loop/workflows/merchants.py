@@ -10,8 +10,10 @@ from typing import Final, Literal
 
 from loop.domain.accounts import normal_email, require_email, require_name, require_password
 from loop.domain.api_keys import hash_of, make_api_key, prefix_of
+from loop.domain.audit import Actor, ActorKind, AuditAction
 from loop.domain.endpoint_urls import require_endpoint_url
 from loop.domain.errors import ErrorKind, LoopError, invalid, not_found, unauthenticated
+from loop.domain.failover import LateSuccess
 from loop.domain.ids import PREFIX_API_KEY, PREFIX_MERCHANT, PREFIX_TOKEN_FAMILY
 from loop.storage import merchants, webhooks
 from loop.storage.database import ConstraintError, Reader, Session
@@ -19,16 +21,21 @@ from loop.storage.merchants import ApiKey, Merchant, RefreshToken
 from loop.storage.statements import Parameters, Write
 from loop.storage.webhooks import Endpoint
 from loop.telemetry import get_logger
+from loop.workflows import audit
 from loop.workflows.context import Context
 from loop.workflows.passwords import hash_password, is_outdated, verify_password
 from loop.workflows.sign_in_guard import guard_of
 from loop.workflows.tokens import issue_access_token
+from loop.workflows.webhook_endpoints import pointed, store
 from loop.workflows.webhooks import new_endpoint
 
 log = get_logger(__name__)
 
 REFRESH_TOKEN_BYTES: Final = 32
 PURGE_BATCH = 1_000
+UNKNOWN_ACCOUNT: Final = "unknown"
+"""What the audit log calls an account that is not here."""
+
 MAX_API_KEYS: Final = 1000
 """Live keys of one merchant: as many as a list shows."""
 
@@ -69,6 +76,7 @@ class ProfileChange:
     name: str | None = None
     has_webhook_url: bool = False
     webhook_url: str | None = None
+    late_success: LateSuccess | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,7 @@ async def create(context: Context, new: NewMerchant) -> Profile:
     profile, writes = await _creating(context, new)
     async with _transaction_naming_taken_email(context) as session:
         await session.run_together(writes)
+        await _record_created(context, session, profile.merchant)
     log.info("merchant.created", merchant_id=profile.merchant.id)
     return profile
 
@@ -100,8 +109,18 @@ async def register(context: Context, new: NewMerchant) -> SignedIn:
     async with _transaction_naming_taken_email(context) as session:
         await session.run_together(writes)
         signed_in = await _open_session(context, session, profile, family_id=context.new_id(PREFIX_TOKEN_FAMILY))
+        await _record_created(_as_user(context, profile.merchant), session, profile.merchant)
     log.info("merchant.registered", merchant_id=profile.merchant.id)
     return signed_in
+
+
+async def _record_created(context: Context, session: Session, merchant: Merchant) -> None:
+    action, after = AuditAction.MERCHANT_CREATED, audit.facts_of(merchant, ("name", "email"))
+    await audit.record(context, session, action, merchant.id, merchant_id=merchant.id, after=after)
+
+
+def _as_user(context: Context, merchant: Merchant) -> Context:
+    return replace(context, actor=replace(context.actor, kind=ActorKind.USER, id=merchant.id))
 
 
 async def _creating(context: Context, new: NewMerchant) -> tuple[Profile, list[tuple[Write, Parameters]]]:
@@ -148,11 +167,18 @@ async def login(context: Context, *, email: str, password: str, address: str) ->
     """
     account = normal_email(email)
     guard = guard_of(context)
-    guard.begin(account, address, now=context.now())
+    context = replace(context, actor=Actor(ActorKind.ANONYMOUS, address=address))
+    try:
+        guard.begin(account, address, now=context.now())
+    except LoopError:
+        if guard.tell_once(account, address, now=context.now()):
+            await _record_refused(context, AuditAction.SIGN_IN_THROTTLED, account)
+        raise
     async with context.database.reading() as reader:
         merchant = await merchants.by_email(reader, account)
     is_right = await verify_password(password, None if merchant is None else merchant.password_hash)
     if merchant is None or not is_right:
+        await _record_refused(context, AuditAction.SIGN_IN_REFUSED, account)
         log.info("sign_in.refused", merchant_id=None if merchant is None else merchant.id)
         raise unauthenticated("invalid_credentials", "The e-mail address or the password is wrong.")
     guard.succeed(account, address)
@@ -162,8 +188,18 @@ async def login(context: Context, *, email: str, password: str, address: str) ->
         if fresh_hash is not None:
             await merchants.update_profile(session, replace(profile.merchant, password_hash=fresh_hash))
         signed_in = await _open_session(context, session, profile, family_id=context.new_id(PREFIX_TOKEN_FAMILY))
+        action, acting = AuditAction.SIGN_IN_SUCCEEDED, _as_user(context, merchant)
+        await audit.record(acting, session, action, merchant.id, merchant_id=merchant.id)
     log.info("sign_in.succeeded", merchant_id=merchant.id)
     return signed_in
+
+
+async def _record_refused(context: Context, action: AuditAction, account: str) -> None:
+    """Record a refused sign-in with whose account it was; the name of one that is not here may be a password."""
+    async with context.database.transaction() as session:
+        merchant = await merchants.by_email(session, account)
+        merchant_id = None if merchant is None else merchant.id
+        await audit.record(context, session, action, merchant_id or UNKNOWN_ACCOUNT, merchant_id=merchant_id)
 
 
 async def refresh(context: Context, refresh_token: str) -> SignedIn:
@@ -178,6 +214,8 @@ async def refresh(context: Context, refresh_token: str) -> SignedIn:
         if token is not None and token.is_used:
             reused = token
             await merchants.end_family(session, token.family_id, now)
+            action, merchant_id = AuditAction.REFRESH_TOKEN_REUSED, token.merchant_id
+            await audit.record(context, session, action, token.family_id, merchant_id=merchant_id)
         elif token is not None and token.expires_at > now:
             await merchants.use_refresh_token(session, token.token_hash)
             profile = await _profile(session, token.merchant_id)
@@ -236,26 +274,40 @@ async def _profile(reader: Reader, merchant_id: str) -> Profile:
 
 
 async def update_profile(context: Context, merchant_id: str, change: ProfileChange) -> Profile:
-    """Change a merchant's name and the address of its first endpoint; raises `invalid_webhook_url`."""
+    """Change a merchant's name, its policy and the address of its first endpoint; raises `invalid_webhook_url`."""
     name = None if change.name is None else require_name(change.name)
     url = change.webhook_url
     if url is not None:
-        require_endpoint_url(url, context.settings.webhook_allow_networks)
+        require_endpoint_url(url, context.settings.webhook_reach)
     now = context.now()
     async with context.database.transaction() as session:
+        await merchants.lock(session, merchant_id)
         before = await _profile(session, merchant_id)
         merchant, endpoint = replace(before.merchant, updated_at=now), before.endpoint
         if name is not None:
             merchant = replace(merchant, name=name)
+        if change.late_success is not None:
+            merchant = replace(merchant, late_success=change.late_success)
         await merchants.update_profile(session, merchant)
         if change.has_webhook_url and endpoint is not None:
-            endpoint = replace(endpoint, url=url, updated_at=now)
-            await webhooks.set_url(session, endpoint, url, now=now)
+            endpoint = replace(pointed(endpoint, url), updated_at=now)
+            await store(context, session, endpoint)
         elif change.has_webhook_url:
             endpoint = new_endpoint(context, merchant_id, url)
             await session.run_together([webhooks.endpoint_insertion(endpoint)])
+        await _record_changed(context, session, before, Profile(merchant, endpoint))
     log.info("merchant.updated", merchant_id=merchant_id)
     return Profile(merchant, endpoint)
+
+
+async def _record_changed(context: Context, session: Session, before: Profile, after: Profile) -> None:
+    merchant_id = after.merchant.id
+    was, now_is = audit.changes(before.merchant, after.merchant, names=("name", "late_success"))
+    if now_is:
+        action = AuditAction.PROFILE_CHANGED
+        await audit.record(context, session, action, merchant_id, merchant_id=merchant_id, before=was, after=now_is)
+    if after.endpoint is not None:
+        await audit.record_endpoint(context, session, before.endpoint, after.endpoint)
 
 
 async def create_api_key(context: Context, merchant_id: str, new: NewApiKey) -> tuple[ApiKey, str]:
@@ -288,6 +340,8 @@ async def create_api_key(context: Context, merchant_id: str, new: NewApiKey) -> 
         if len(await merchants.keys_of(session, merchant_id)) >= MAX_API_KEYS:
             raise invalid("too_many_api_keys", f"There are {MAX_API_KEYS} API keys; revoke one first.")
         await session.run_together([merchants.key_insertion(key)])
+        action, after = AuditAction.API_KEY_CREATED, audit.facts_of(key, ("name", "mode", "scopes", "expires_at"))
+        await audit.record(context, session, action, key.id, merchant_id=merchant_id, after=after)
     log.info("api_key.created", merchant_id=merchant_id, api_key_id=key.id)
     return key, secret
 
@@ -307,6 +361,7 @@ async def revoke_api_key(context: Context, merchant_id: str, key_id: str) -> Non
     async with context.database.transaction() as session:
         if not await merchants.revoke_key(session, merchant_id, key_id, now=context.now()):
             raise not_found("API key")
+        await audit.record(context, session, AuditAction.API_KEY_REVOKED, key_id, merchant_id=merchant_id)
     log.info("api_key.revoked", merchant_id=merchant_id, api_key_id=key_id)
 
 

@@ -3,16 +3,34 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
 
-from loop.domain.errors import invalid, not_found
+from loop.domain.audit import AuditAction
+from loop.domain.errors import LoopError, invalid, not_found
 from loop.domain.ids import PREFIX_PROCESSOR_CONFIG
+from loop.domain.webhook_secrets import EarlierSecret, accepted, after_change
 from loop.processors.base import Account
 from loop.storage import merchants, processor_configs
+from loop.storage.database import Session
+from loop.storage.keyring import DecryptionError, Place
 from loop.storage.processor_configs import ProcessorConfig
 from loop.telemetry import get_logger
+from loop.workflows import audit
 from loop.workflows.context import Context
 
 log = get_logger(__name__)
+
+WEBHOOK_SECRET: Final = "webhookSecret"  # noqa: S105 - the name of a field
+"""The credential that signs an account's webhooks, whatever its processor."""
+
+KEPT_AFTER_REMOVAL = timedelta(days=180)
+"""How long a removed config's credentials stay: processors take refunds for about half a year."""
+
+PURGE_BATCH: Final = 100
+
+AUDITED: Final = ("processor", "is_enabled", "priority", "is_test_mode")
+"""The fields of a config that the audit log holds; of credentials only the names that were given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +43,47 @@ class ConfigChange:
 
 
 def account_of(context: Context, config: ProcessorConfig) -> Account:
-    """Return the account with its credentials opened; raises `DecryptionError` if the row was tampered with."""
-    text = context.keyring.decrypt(config.credentials, bound_to=_bound_to(config.merchant_id, config.processor))
+    """Return the account with its credentials opened; raises `DecryptionError`."""
+    text = context.keyring.decrypt(config.credentials, bound_to=_place_of(config.id, config.merchant_id))
     return Account(config.id, config.merchant_id, config.is_test_mode, json.loads(text))
 
 
-def _bound_to(merchant_id: str, processor: str) -> tuple[str, ...]:
-    # The pair is the row's own unique key, and unlike its id it is the same when credentials are replaced.
-    return "processor_configs", "credentials", merchant_id, processor
+def webhook_secrets(context: Context, config: ProcessorConfig) -> tuple[str, ...]:
+    """Return the secrets that an account's webhooks may be signed with, the current one first; empty when it has none.
+
+    Raises `DecryptionError`.
+    """
+    current = account_of(context, config).credentials.get(WEBHOOK_SECRET) or None
+    return accepted(current, _earlier_secrets(context, config), now=context.now())
+
+
+def _earlier_secrets(context: Context, config: ProcessorConfig) -> list[EarlierSecret]:
+    if config.earlier_webhook_secrets is None:
+        return []
+    place = _place_of(config.id, config.merchant_id, column="earlier_webhook_secrets")
+    listed = json.loads(context.keyring.decrypt(config.earlier_webhook_secrets, bound_to=place))
+    return [EarlierSecret(each["secret"], datetime.fromisoformat(each["validUntil"])) for each in listed]
+
+
+def _place_of(config_id: str, merchant_id: str, *, column: str = "credentials") -> Place:
+    return Place("processor_configs", column, config_id, merchant_id)
+
+
+def warnings_about(context: Context, config: ProcessorConfig) -> tuple[str, ...]:
+    """Return what a merchant should put right about an account, in words for a person."""
+    try:
+        processor = context.processors.get(config.processor)
+        has_secret = bool(account_of(context, config).credentials.get(WEBHOOK_SECRET))
+    except DecryptionError:
+        return ("The credentials cannot be read; set them again.",)
+    except LoopError:
+        return (f"No processor {config.processor} is installed any more.",)
+    takes_webhooks = any(field.name == WEBHOOK_SECRET for field in processor.credentials_schema)
+    if has_secret or not takes_webhooks or processor.capabilities.is_test_only:
+        return ()
+    return (
+        f"No {WEBHOOK_SECRET} is set: webhooks for this account are refused with 503, and a payment's news comes late.",
+    )
 
 
 def _require_credentials(context: Context, processor: str, credentials: Mapping[str, str]) -> None:
@@ -59,40 +110,76 @@ async def put(
     credentials: Mapping[str, str],
     change: ConfigChange,
 ) -> ProcessorConfig:
-    """Create a merchant's config for a processor, or replace it; raises `invalid_processor` for an unknown name."""
+    """Create a merchant's config for a processor, or replace it; raises `invalid_processor` for an unknown name.
+
+    One that was removed is taken up again under its own id, so that the payments it has taken go on. A webhook secret
+    that is replaced counts for a while longer (`webhook_secrets.OVERLAP`), unless the config was removed in between.
+    """
     _require_credentials(context, processor, credentials)
     now = context.now()
-    sealed = context.keyring.encrypt(json.dumps(dict(credentials)), bound_to=_bound_to(merchant_id, processor))
     async with context.database.transaction() as session:
-        if await merchants.get(session, merchant_id) is None:
+        if not await merchants.lock(session, merchant_id):  # so that the row's id, which binds the ciphertext, is known
             raise not_found("merchant")
-        await processor_configs.put(
-            session,
-            ProcessorConfig(
-                id=context.new_id(PREFIX_PROCESSOR_CONFIG),
-                merchant_id=merchant_id,
-                processor=processor,
-                credentials=sealed,
-                is_enabled=True if change.is_enabled is None else change.is_enabled,
-                priority=1 if change.priority is None else change.priority,
-                is_test_mode=True if change.is_test_mode is None else change.is_test_mode,
-                created_at=now,
-                updated_at=now,
-            ),
+        before = await processor_configs.lock(session, merchant_id, processor)
+        config_id = context.new_id(PREFIX_PROCESSOR_CONFIG) if before is None else before.id
+        sealed = context.keyring.encrypt(json.dumps(dict(credentials)), bound_to=_place_of(config_id, merchant_id))
+        config = ProcessorConfig(
+            id=config_id,
+            merchant_id=merchant_id,
+            processor=processor,
+            credentials=sealed,
+            earlier_webhook_secrets=_sealed_earlier(context, before, credentials.get(WEBHOOK_SECRET) or None, now),
+            is_enabled=True if change.is_enabled is None else change.is_enabled,
+            priority=1 if change.priority is None else change.priority,
+            is_test_mode=True if change.is_test_mode is None else change.is_test_mode,
+            removed_at=None,
+            created_at=now if before is None else before.created_at,
+            updated_at=now,
         )
-        stored = await processor_configs.named(session, merchant_id, processor)
-    if stored is None:
-        raise not_found("processor")
+        await processor_configs.put(session, config)
+        await _record_put(context, session, before, config, given=sorted(credentials))
     log.info("processor_config.put", merchant_id=merchant_id, processor=processor)
-    return stored
+    for warning in warnings_about(context, config):
+        log.warning("processor_config.incomplete", merchant_id=merchant_id, processor=processor, warning=warning)
+    return config
+
+
+async def _record_put(
+    context: Context, session: Session, before: ProcessorConfig | None, config: ProcessorConfig, *, given: list[str]
+) -> None:
+    is_new = before is None or before.removed_at is not None
+    await audit.record(
+        context,
+        session,
+        AuditAction.PROCESSOR_CONFIG_CREATED if is_new else AuditAction.PROCESSOR_CONFIG_REPLACED,
+        config.id,
+        merchant_id=config.merchant_id,
+        before=None if is_new else audit.facts_of(before, AUDITED),
+        after={**audit.facts_of(config, AUDITED), "given": given},
+    )
+
+
+def _sealed_earlier(context: Context, before: ProcessorConfig | None, secret: str | None, now: datetime) -> str | None:
+    """Return the earlier webhook secrets of a config whose secret becomes this one, encrypted; None for none."""
+    if before is None or before.removed_at is not None:
+        return None
+    try:
+        replaced = account_of(context, before).credentials.get(WEBHOOK_SECRET) or None
+        earlier = after_change(_earlier_secrets(context, before), before=replaced, after=secret, now=now)
+    except DecryptionError:  # what cannot be read must not keep it from being replaced
+        log.exception("processor_config.unreadable", config_id=before.id)
+        return None
+    if not earlier:
+        return None
+    listed = [{"secret": each.secret, "validUntil": each.valid_until.isoformat()} for each in earlier]
+    place = _place_of(before.id, before.merchant_id, column="earlier_webhook_secrets")
+    return context.keyring.encrypt(json.dumps(listed), bound_to=place)
 
 
 async def update(context: Context, merchant_id: str, processor: str, *, change: ConfigChange) -> ProcessorConfig:
     """Change a config; raises `not_found`."""
     async with context.database.transaction() as session:
-        config = await processor_configs.named(session, merchant_id, processor)
-        if config is None:
-            raise not_found("processor")
+        config = await _locked(session, merchant_id, processor)
         changed = replace(
             config,
             is_enabled=config.is_enabled if change.is_enabled is None else change.is_enabled,
@@ -101,18 +188,45 @@ async def update(context: Context, merchant_id: str, processor: str, *, change: 
             updated_at=context.now(),
         )
         await processor_configs.put(session, changed)
+        was, now_is = audit.changes(config, changed, names=AUDITED)
+        if now_is:
+            action = AuditAction.PROCESSOR_CONFIG_CHANGED
+            await audit.record(context, session, action, config.id, merchant_id=merchant_id, before=was, after=now_is)
     return changed
 
 
 async def remove(context: Context, merchant_id: str, processor: str) -> None:
-    """Remove a config; raises `not_found`. Payments it has made stay, but can no longer be asked about."""
+    """Remove a config; raises `not_found`.
+
+    It takes no new payment from then on. The payments it has taken are still asked about, captured, refunded and told
+    of by webhooks: for that its credentials stay, encrypted, for `KEPT_AFTER_REMOVAL`.
+    """
+    now = context.now()
     async with context.database.transaction() as session:
-        if not await processor_configs.remove(session, merchant_id, processor):
-            raise not_found("processor")
+        config = await _locked(session, merchant_id, processor)
+        await processor_configs.put(
+            session,
+            replace(config, is_enabled=False, removed_at=now, earlier_webhook_secrets=None, updated_at=now),
+        )
+        action, was = AuditAction.PROCESSOR_CONFIG_REMOVED, audit.facts_of(config, AUDITED)
+        await audit.record(context, session, action, config.id, merchant_id=merchant_id, before=was)
     log.info("processor_config.removed", merchant_id=merchant_id, processor=processor)
 
 
+async def _locked(session: Session, merchant_id: str, processor: str) -> ProcessorConfig:
+    config = await processor_configs.lock(session, merchant_id, processor)
+    if config is None or config.removed_at is not None:
+        raise not_found("processor")
+    return config
+
+
+async def purge_removed(context: Context) -> int:
+    """Delete configs that were removed long ago, with their credentials; return how many. One bounded batch."""
+    async with context.database.transaction() as session:
+        return await processor_configs.purge(session, context.now() - KEPT_AFTER_REMOVAL, PURGE_BATCH)
+
+
 async def list_all(context: Context, merchant_id: str) -> list[ProcessorConfig]:
-    """Return a merchant's configs by priority."""
+    """Return a merchant's configs by priority, without those that were removed."""
     async with context.database.reading() as reader:
         return await processor_configs.of_merchant(reader, merchant_id)

@@ -1,25 +1,33 @@
 """Processor events: verify an inbound webhook, store it, acknowledge, then ask the processor what is true."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TypeAlias
 
 from loop.domain import polling
 from loop.domain.attempts import Attempt
-from loop.domain.errors import LoopError, invalid, not_found, unavailable
+from loop.domain.errors import invalid, not_found, unavailable
+from loop.domain.hints import Hint, contradiction, refund_contradiction
 from loop.domain.ids import PREFIX_PROCESSOR_EVENT
+from loop.domain.money import Money
 from loop.domain.refunds import RefundStatus
-from loop.processors.base import WebhookEvent, WebhookSignatureError
-from loop.storage import attempts, jobs, processor_configs, processor_events, refunds
+from loop.processors.base import TellsDisputes, WebhookEvent, WebhookSignatureError
+from loop.storage import attempts, jobs, orders, processor_configs, processor_events, refunds
 from loop.storage.database import Reader
 from loop.storage.jobs import Job
 from loop.storage.keyring import DecryptionError
 from loop.storage.processor_configs import ProcessorConfig
 from loop.storage.processor_events import ProcessorEvent
 from loop.telemetry import correlation_id, get_logger
+from loop.workflows import disputes as dispute_workflow
 from loop.workflows import refunds as refund_workflow
+from loop.workflows.attempts import Call, asked, prepare
 from loop.workflows.context import Context
-from loop.workflows.payments import asked, prepare, record
-from loop.workflows.processor_configs import account_of
+from loop.workflows.outcomes import record
+from loop.workflows.processor_configs import webhook_secrets
+from loop.workflows.runs import finish
 
 log = get_logger(__name__)
 
@@ -29,8 +37,17 @@ PROCESS = "process_processor_event"
 ACCOUNTS_TRIED = 500
 """How many accounts' secrets a shared webhook address tries; an own address per account needs only one."""
 
+SHARED_HASHED_MAX_BYTES = 32 * 1024 * 1024
+"""How much is hashed for one webhook at a shared address: so many secrets are tried as bodies of its size make up.
+
+A stranger's largest body costs tens of milliseconds, and a processor's usual one is held against all accounts.
+"""
+
 MATCH_TRIES = 6
 """How often an event is looked at again whose payment is not known yet, or whose refund is not answered about."""
+
+DISPUTE_TRIES = 200
+"""How often an event is looked at again whose dispute is not answered about: for eight days, hourly in the end."""
 
 
 async def receive(
@@ -41,19 +58,27 @@ async def receive(
     Without `config_id` the accounts' secrets decide whose it is. Raises `not_found`, `missing_signature`,
     `invalid_signature`, `invalid_body`, and `webhook_secret_missing` (503) when no account could verify it.
     """
-    config, event = await _verified(context, processor, config_id, body, headers)
+    signed = await _verified(context, processor, config_id, body, headers)
+    config, event = signed.config, signed.event
     now = context.now()
+    body_hash = hashlib.sha256(body).hexdigest()
+    amount = None if event.amount is None or not _is_storable(event.amount) else event.amount
     row = ProcessorEvent(
         id=context.new_id(PREFIX_PROCESSOR_EVENT),
         merchant_id=config.merchant_id,
         processor_config_id=config.id,
         processor=processor,
-        event_id=event.event_id[:255],
-        event_type=event.event_type[:120],
-        body_hash=hashlib.sha256(body).hexdigest(),
-        payment_reference=event.payment_reference,
-        attempt_id=event.attempt_id,
-        refund_reference=event.refund_reference,
+        event_id=_storable(event.event_id, 255) or body_hash,
+        event_type=_storable(event.event_type, 120) or "unknown",
+        body_hash=body_hash,
+        payment_reference=_storable(event.payment_reference, 255),
+        attempt_id=_storable(event.attempt_id, 40),
+        refund_reference=_storable(event.refund_reference, 255),
+        dispute_reference=_storable(event.dispute_reference, 255),
+        amount_minor=None if amount is None else amount.amount_minor,
+        currency=None if amount is None else amount.currency,
+        secret_ordinal=signed.secret_ordinal,
+        is_quarantined=False,
         outcome=None,
         processed_at=None,
         created_at=now,
@@ -65,56 +90,111 @@ async def receive(
         if is_new:
             await session.run_together([jobs.insertion(job)])
     context.runner.wake()
-    log.info("processor_event.received", processor=processor, event_type=event.event_type, is_new=is_new)
+    log.info(
+        "processor_event.received",
+        processor=processor,
+        event_type=row.event_type,
+        is_new=is_new,
+        secret_ordinal=row.secret_ordinal,
+    )
+
+
+def _storable(text: str | None, max_characters: int) -> str | None:
+    """Return a text of a webhook's if a column of so many characters can hold it: Loop wrote none that it could not."""
+    if text is None or len(text) > max_characters or "\0" in text:
+        return None
+    return None if any("\ud800" <= each <= "\udfff" for each in text) else text
+
+
+def _is_storable(amount: Money) -> bool:
+    return 0 <= amount.amount_minor < 2**63 and _storable(amount.currency, 3) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Signed:
+    """A verified webhook: whose it is, and which of the account's secrets signed it, 0 being the current one."""
+
+    config: ProcessorConfig
+    event: WebhookEvent
+    secret_ordinal: int
 
 
 async def _verified(
     context: Context, processor: str, config_id: str | None, body: bytes, headers: Mapping[str, str]
-) -> tuple[ProcessorConfig, WebhookEvent]:
+) -> _Signed:
+    if processor not in context.processors.names():
+        raise not_found("processor")
+    if config_id is None:
+        _require_signature(_read(context, processor, body, headers, None))  # before all accounts are looked through
     candidates = await _candidates(context, processor, config_id)
-    refusal: LoopError | None = None
-    has_secret = False
-    for config in candidates:
-        secret = _webhook_secret(context, config)
-        if secret is None:
-            continue
-        has_secret = True
-        try:
-            event = context.processors.get(processor).parse_webhook(body, headers, secrets=[secret], now=context.now())
-        except WebhookSignatureError as error:
-            refusal = invalid(error.code, error.message)
-        except ValueError as error:
-            raise invalid("invalid_body", "The webhook's body makes no sense.") from error
-        else:
-            return config, event
-    if refusal is not None:
-        raise refusal
-    if candidates and not has_secret:
-        log.warning("processor_event.refused", processor=processor, reason="no webhook secret is configured")
+    owners = _owners_of_secrets(context, candidates)
+    if candidates and not owners:
+        log.warning("processor_event.refused", processor=processor, reason="no webhook secret is set")
         raise unavailable(
             "webhook_secret_missing", "No webhook secret is configured for this account.", retry_after_s=60
         )
-    # Nobody's account: still tell an unsigned request from a wrongly signed one.
+    tries = len(owners) if config_id is not None else max(1, SHARED_HASHED_MAX_BYTES // max(1, len(body)))
+    for secret, several in islice(owners.items(), tries):
+        event = _read(context, processor, body, headers, secret)
+        if isinstance(event, WebhookEvent):
+            config, ordinal = several[0] if len(several) == 1 else await _nominated(context, several, event)
+            return _Signed(config, event, ordinal)
+        _require_signature(event)
+    raise invalid("invalid_signature", "No webhook secret that is known here has signed this.")
+
+
+def _require_signature(refusal: WebhookEvent | WebhookSignatureError) -> None:
+    if isinstance(refusal, WebhookSignatureError) and refusal.code == "missing_signature":
+        raise invalid(refusal.code, refusal.message)
+
+
+def _read(
+    context: Context, processor: str, body: bytes, headers: Mapping[str, str], secret: str | None
+) -> WebhookEvent | WebhookSignatureError:
+    secrets = [] if secret is None else [secret]
     try:
-        context.processors.get(processor).parse_webhook(body, headers, secrets=[], now=context.now())
+        return context.processors.get(processor).parse_webhook(body, headers, secrets=secrets, now=context.now())
     except WebhookSignatureError as error:
-        raise invalid(error.code, error.message) from error
-    except ValueError as error:
+        return error
+    except Exception as error:
+        if not isinstance(error, ValueError):  # no bytes of a stranger's may look like a fault of this server
+            log.exception("processor_event.adapter_raised", processor=processor)
         raise invalid("invalid_body", "The webhook's body makes no sense.") from error
-    raise invalid("invalid_signature", "No account's secret signed this.")
 
 
-def _webhook_secret(context: Context, config: ProcessorConfig) -> str | None:
-    try:
-        return account_of(context, config).credentials.get("webhookSecret") or None
-    except DecryptionError:  # one account's broken row must not close the shared address to the others
-        log.exception("processor_config.unreadable", config_id=config.id)
-        return None
+_Owner: TypeAlias = tuple[ProcessorConfig, int]
+"""An account, and how many times one of its secrets was replaced since."""
+
+
+def _owners_of_secrets(context: Context, configs: Sequence[ProcessorConfig]) -> Mapping[str, Sequence[_Owner]]:
+    """Return each secret with the accounts that it belongs to, the current secrets of all before the earlier ones."""
+    found: list[tuple[int, str, ProcessorConfig]] = []
+    for config in configs:
+        try:
+            secrets = webhook_secrets(context, config)
+        except DecryptionError:  # one account's broken row must not close the shared address to the others
+            log.exception("processor_config.unreadable", config_id=config.id)
+            continue
+        found += [(ordinal, secret, config) for ordinal, secret in enumerate(secrets)]
+    owners: dict[str, list[_Owner]] = {}
+    for ordinal, secret, config in sorted(found, key=lambda each: each[0]):
+        owners.setdefault(secret, []).append((config, ordinal))
+    return owners
+
+
+async def _nominated(context: Context, owners: Sequence[_Owner], event: WebhookEvent) -> _Owner:
+    """Return which of the accounts that share a secret has the payment; the first, when none has."""
+    async with context.database.reading() as reader:
+        named = None if event.attempt_id is None else await attempts.get(reader, event.attempt_id)
+        for config, ordinal in owners:
+            is_named = named is not None and named.processor_config_id == config.id
+            reference = event.payment_reference
+            if is_named or (reference and await attempts.by_reference(reader, config.id, reference)):
+                return config, ordinal
+    return owners[0]
 
 
 async def _candidates(context: Context, processor: str, config_id: str | None) -> list[ProcessorConfig]:
-    if processor not in context.processors.names():
-        raise not_found("processor")
     async with context.database.reading() as reader:
         if config_id is None:
             return await processor_configs.of_processor(reader, processor, ACCOUNTS_TRIED)
@@ -124,41 +204,65 @@ async def _candidates(context: Context, processor: str, config_id: str | None) -
     return [config]
 
 
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What became of a stored event; `suspect` is the attempt of one that is kept for a person instead."""
+
+    outcome: str
+    suspect: Attempt | None = None
+
+
 async def process(context: Context, job: Job) -> None:
-    """Ask the processor about what a stored event names, and record the answer."""
+    """Ask the processor about what a stored event names, and record the answer.
+
+    An event that contradicts what Loop knows is never followed: it is quarantined, and its order needs review. One of
+    a payment or refund that is not known (yet) is looked at again, `MATCH_TRIES` times. One of a dispute, about which
+    nothing else would ask, is asked about for longer.
+    """
     async with context.database.reading() as reader:
         event = await processor_events.get(reader, job.subject)
         attempt = None if event is None else await _attempt_of(reader, event)
     if event is None:
-        outcome = "gone"
-    elif attempt is None:
-        if event.payment_reference is not None and job.failures < MATCH_TRIES:
-            await _park(context, job)
-            return
-        outcome = "no payment of ours"
-    else:
-        answer = await _ask(context, attempt, event.refund_reference)
-        if answer is None and job.failures < MATCH_TRIES:
-            await _park(context, job)
-            return
-        outcome = answer or "not answered"
-    async with context.database.transaction() as session:
-        counts = await session.run_together(
-            [processor_events.processed(job.subject, outcome, now=context.now()), jobs.finishing(job)]
-        )
-        jobs.require_held(counts[-1])
+        await finish(context, job)
+        return
+    verdict = None if attempt is None else await _follow(context, event, attempt)
+    tries = MATCH_TRIES if attempt is None or event.dispute_reference is None else DISPUTE_TRIES
+    if verdict is None and event.payment_reference is not None and job.failures < tries:
+        await _park(context, job)
+        return
+    unmatched = "no payment of ours" if attempt is None else "no refund of ours, or no answer"
+    await _conclude(context, job, event, verdict or _Verdict(unmatched))
 
 
 async def _attempt_of(reader: Reader, event: ProcessorEvent) -> Attempt | None:
+    """Return the attempt that an event is about: the one of its payment, else the one it names, whoever made that."""
     if event.payment_reference is not None:
         found = await attempts.by_reference(reader, event.processor_config_id, event.payment_reference)
         if found is not None:
             return found
-    if event.attempt_id is not None:
-        named = await attempts.get(reader, event.attempt_id)
-        if named is not None and named.processor_config_id == event.processor_config_id:
-            return named
-    return None
+    return None if event.attempt_id is None else await attempts.get(reader, event.attempt_id)
+
+
+async def _conclude(context: Context, job: Job, event: ProcessorEvent, verdict: _Verdict) -> None:
+    suspect, now = verdict.suspect, context.now()
+    done = processor_events.processed(event.id, verdict.outcome, is_quarantined=suspect is not None, now=now)
+    async with context.database.transaction() as session:
+        writes = [done, jobs.finishing(job)]
+        # Nothing that one merchant's account signs touches an order of another's.
+        if suspect is not None and suspect.merchant_id == event.merchant_id:
+            in_hand = await orders.lock(session, suspect.merchant_id, suspect.order_id)
+            if in_hand is not None and not in_hand.order.needs_review:
+                writes.insert(0, orders.updating(replace(in_hand.order, needs_review=True, updated_at=now)))
+        counts = await session.run_together(writes)
+        jobs.require_held(counts[-1])
+    if suspect is not None:
+        log.error(
+            "processor_event.quarantined",
+            processor_event_id=event.id,
+            order_id=suspect.order_id,
+            attempt_id=suspect.id,
+            reason=verdict.outcome,
+        )
 
 
 async def _park(context: Context, job: Job) -> None:
@@ -168,20 +272,52 @@ async def _park(context: Context, job: Job) -> None:
         jobs.require_held(counts[0])
 
 
-async def _ask(context: Context, attempt: Attempt, refund_reference: str | None) -> str | None:
-    """Ask the processor and record its answer; None when it gave none and no other job asks on."""
+async def _follow(context: Context, event: ProcessorEvent, attempt: Attempt) -> _Verdict | None:
+    """Ask the processor and record its answer; None when it gave none, or the refund is not known (yet)."""
+    hint = _hint_of(event)
+    is_about_payment = event.refund_reference is None and event.dispute_reference is None
+    problem = contradiction(hint, attempt, is_about_payment=is_about_payment)
+    if problem is not None:
+        return _Verdict(f"quarantined: {problem}", suspect=attempt)
     call = await prepare(context, attempt.id)
     if call is None:
-        return "gone"
-    if refund_reference is not None:
-        async with context.database.reading() as reader:
-            row = await refunds.by_reference(reader, attempt.id, refund_reference)
-        if row is None:
-            return "no refund of ours"
-        outcome = await refund_workflow.fetch(call, row)
-        if outcome.status is RefundStatus.UNKNOWN:
-            return None
-        changed = await refund_workflow.record(context, row, outcome, job=None)
-        return f"refund {changed.status}"
-    in_hand = await record(context, attempt, await asked(call.processor.fetch(call.account, call.payment)), job=None)
-    return f"order {in_hand.order.status}"
+        return _Verdict("gone")
+    if event.refund_reference is not None:
+        return await _follow_refund(context, call, hint, event.refund_reference)
+    if event.dispute_reference is not None and isinstance(call.processor, TellsDisputes):
+        return await _follow_dispute(context, call, event.dispute_reference)
+    answer = await asked(call.processor.fetch(call.account, call.payment))
+    recorded = await record(context, attempt, answer, job=None)
+    return _Verdict(f"order {recorded.in_hand.order.status}")
+
+
+def _hint_of(event: ProcessorEvent) -> Hint:
+    has_amount = event.amount_minor is not None and event.currency is not None
+    amount = Money(event.amount_minor or 0, event.currency or "") if has_amount else None
+    return Hint(event.processor_config_id, event.payment_reference, amount)
+
+
+async def _follow_refund(context: Context, call: Call, hint: Hint, reference: str) -> _Verdict | None:
+    async with context.database.reading() as reader:
+        row = await refunds.by_reference(reader, call.attempt.id, reference)
+    if row is None:
+        return None
+    problem = refund_contradiction(hint, row)
+    if problem is not None:
+        return _Verdict(f"quarantined: {problem}", suspect=call.attempt)
+    outcome = await refund_workflow.fetch(call, row)
+    if outcome.status is RefundStatus.UNKNOWN:
+        return None
+    changed = await refund_workflow.record(context, row, outcome, job=None)
+    return _Verdict(f"refund {changed.status}")
+
+
+async def _follow_dispute(context: Context, call: Call, reference: str) -> _Verdict | None:
+    paid = await dispute_workflow.paid(context, call)
+    outcome = None if paid is None else await dispute_workflow.fetch(paid, reference)
+    if paid is None or outcome is None:
+        return None
+    if outcome.payment_reference != paid.payment.reference:
+        return _Verdict(f"quarantined: {reference} is a dispute of another payment", suspect=paid.attempt)
+    changed = await dispute_workflow.record(context, paid.attempt, outcome, job=None)
+    return _Verdict(f"dispute {changed.status}")

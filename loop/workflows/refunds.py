@@ -6,6 +6,7 @@ from datetime import datetime
 
 from loop.domain import polling
 from loop.domain.attempts import Attempt, AttemptStatus
+from loop.domain.audit import AuditAction
 from loop.domain.errors import not_found
 from loop.domain.events import EventType
 from loop.domain.idempotency import processor_key
@@ -16,13 +17,13 @@ from loop.domain.refunds import Refund, RefundChange, RefundOutcome, RefundStatu
 from loop.domain.transactions import Transaction
 from loop.processors.base import IdempotencyKey, RefundReference, RefundRequest
 from loop.storage import attempts, jobs, orders, refunds, transactions
-from loop.storage.database import Session
 from loop.storage.jobs import Job
 from loop.storage.statements import Parameters, Write
 from loop.telemetry import get_logger
-from loop.workflows import webhooks
+from loop.workflows import audit, webhooks
+from loop.workflows.attempts import Call, paying, prepare
 from loop.workflows.context import Context
-from loop.workflows.payments import Call, finish, leased_job, prepare, run_now
+from loop.workflows.runs import finish, leased_job, run_now
 
 log = get_logger(__name__)
 
@@ -51,31 +52,12 @@ async def refund(
         if in_hand is None:
             raise not_found("order")
         order, wanted = reserve(in_hand.order, amount_minor, now=now)
-        attempt = await _captured_attempt(session, order, in_hand.attempt)
-        row = Refund(
-            id=refund_id or context.new_id(PREFIX_REFUND),
-            merchant_id=merchant_id,
-            order_id=order_id,
-            attempt_id=attempt.id,
-            amount_minor=wanted,
-            currency=order.currency,
-            status=RefundStatus.SUBMITTING,
-            reason=reason,
-            processor_reference=None,
-            error_code=None,
-            error_message=None,
-            asked_count=0,
-            created_at=now,
-            updated_at=now,
-        )
-        job = leased_job(context, SEND, row.id, key=f"{SEND}:{row.id}", arguments={"attemptId": attempt.id})
-        await session.run_together(
-            [
-                orders.updating(order),
-                refunds.insertion(row),
-                jobs.insertion(job),
-                *_telling(context, order, row, (EventType.REFUND_CREATED,)),
-            ]
+        attempt = await paying(session, order, in_hand.attempt, AttemptStatus.CAPTURED)
+        row, job, writes = beginning(context, order, attempt, amount_minor=wanted, reason=reason, refund_id=refund_id)
+        await session.run_together([orders.updating(order), *writes, jobs.insertion(job)])
+        facts = {"refund_id": row.id, "amount_minor": wanted, "currency": order.currency, "reason": reason}
+        await audit.record_request(
+            context, session, AuditAction.REFUND_REQUESTED, order_id, merchant_id=merchant_id, after=facts
         )
     context.reached("refund.intent_recorded")
     result = await run_now(context, job, wait_s)
@@ -85,13 +67,37 @@ async def refund(
         return await refunds.get(reader, row.id) or row
 
 
-async def _captured_attempt(session: Session, order: Order, latest: Attempt | None) -> Attempt:
-    if latest is not None and latest.status is AttemptStatus.CAPTURED:
-        return latest
-    for attempt, _ in await attempts.of_order(session, order.merchant_id, order.id):
-        if attempt.status is AttemptStatus.CAPTURED:
-            return attempt
-    raise not_found("payment")
+def beginning(
+    context: Context,
+    order: Order,
+    attempt: Attempt,
+    *,
+    amount_minor: int,
+    reason: str | None,
+    refund_id: str | None = None,
+    is_reversal: bool = False,
+) -> tuple[Refund, Job, list[tuple[Write, Parameters]]]:
+    """Return a new refund, the leased job that sends it, and the writes that record it; the order has reserved it."""
+    now = context.now()
+    row = Refund(
+        id=refund_id or context.new_id(PREFIX_REFUND),
+        merchant_id=order.merchant_id,
+        order_id=order.id,
+        attempt_id=attempt.id,
+        amount_minor=amount_minor,
+        currency=order.currency,
+        status=RefundStatus.SUBMITTING,
+        reason=reason,
+        processor_reference=None,
+        error_code=None,
+        error_message=None,
+        asked_count=0,
+        created_at=now,
+        updated_at=now,
+        is_reversal=is_reversal,
+    )
+    job = leased_job(context, SEND, row.id, key=f"{SEND}:{row.id}", arguments={"attemptId": attempt.id})
+    return row, job, [refunds.insertion(row), *_telling(context, order, row, (EventType.REFUND_CREATED,))]
 
 
 async def send(context: Context, job: Job) -> Refund | None:
@@ -134,14 +140,15 @@ async def record(context: Context, row: Refund, outcome: RefundOutcome, *, job: 
     async with context.database.transaction() as session:
         in_hand = await orders.lock(session, row.merchant_id, row.order_id)
         current = await refunds.get(session, row.id)
-        if in_hand is None or current is None:
+        attempt = await attempts.get(session, row.attempt_id)
+        if in_hand is None or current is None or attempt is None:
             raise not_found("refund")
         change = apply_refund_outcome(in_hand.order, current, outcome=outcome, now=now)
         ending: list[tuple[Write, Parameters]] = []
         if job is not None:
             change, end = _with_next_question(change, job, now)
             ending.append(end)
-        writes = [*_writes(context, in_hand.order, change), *ending]
+        writes = [*_writes(context, in_hand.order, change, attempt.processor), *ending]
         if writes:
             counts = await session.run_together(writes)
             if job is not None:
@@ -166,7 +173,7 @@ def _with_next_question(change: RefundChange, job: Job, now: datetime) -> tuple[
     return change, jobs.rescheduling(job, again, last_error=row.error_message)
 
 
-def _writes(context: Context, before: Order, change: RefundChange) -> list[tuple[Write, Parameters]]:
+def _writes(context: Context, before: Order, change: RefundChange, processor: str) -> list[tuple[Write, Parameters]]:
     writes = [refunds.updating(change.refund)]
     if change.order != before:
         writes.append(orders.updating(change.order))
@@ -182,7 +189,7 @@ def _writes(context: Context, before: Order, change: RefundChange) -> list[tuple
                 status=new.status,
                 amount_minor=new.amount_minor,
                 currency=change.order.currency,
-                processor=change.order.processor or "",
+                processor=processor,
                 processor_transaction_id=new.processor_transaction_id,
                 error_code=new.error_code,
                 error_message=new.error_message,
@@ -197,7 +204,12 @@ def _writes(context: Context, before: Order, change: RefundChange) -> list[tuple
 def _telling(
     context: Context, order: Order, row: Refund, events: tuple[EventType, ...]
 ) -> list[tuple[Write, Parameters]]:
-    about = {"refundId": row.id, "refundAmount": row.amount_minor, "reason": row.reason}
+    about = {
+        "refundId": row.id,
+        "refundAmount": row.amount_minor,
+        "reason": row.reason,
+        "isSecondPayment": row.is_reversal,
+    }
     failure = {"errorCode": row.error_code, "errorMessage": row.error_message} if row.error_code else {}
     return [
         write for event in events for write in webhooks.recording(context, order, event, payload={**about, **failure})

@@ -1,18 +1,27 @@
 """Routing: choose who takes a payment, explain what would be chosen, and keep a merchant's rules."""
 
 from dataclasses import dataclass, replace
+from typing import Final
 
+from loop.domain.attempts import Attempt
+from loop.domain.audit import AuditAction
 from loop.domain.errors import LoopError, invalid, not_found
+from loop.domain.orders import Order
 from loop.domain.routing import Abilities, Candidate, RoutingDecision, explain, route
 from loop.domain.routing_rules import MAX_RULES, PaymentTraits, Rule, require_sound, warnings_about
-from loop.storage import processor_configs, routing
+from loop.storage import attempts, merchants, processor_configs, routing
 from loop.storage.database import Reader, Session
 from loop.storage.processor_configs import ProcessorConfig
 from loop.storage.routing import StoredRule
 from loop.telemetry import get_logger
+from loop.workflows import audit
+from loop.workflows.attempts import has_token, tokens_of, traits_of
 from loop.workflows.context import Context
 
 log = get_logger(__name__)
+
+AUDITED: Final = ("name", "priority", "is_enabled", "conditions", "processors", "weights")
+"""The fields of a rule that the audit log holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,25 @@ async def choose(
     decision = route(payment, candidates, rules=rules, forced_processor=forced_processor)
     context.breakers.let_through(decision.candidate.config_id, context.now())
     return decision
+
+
+async def choose_next(context: Context, reader: Reader, order: Order, *, after: Attempt) -> RoutingDecision | None:
+    """Return who takes an order that its latest attempt did not pay; None when nobody is left who may.
+
+    Each processor account is tried once, and only with a token of its own. A processor that was asked for by name
+    leaves no other choice.
+    """
+    if after.request.get("forcedProcessor") is not None:
+        return None
+    tokens = tokens_of(after.request)
+    payment = traits_of(order, after.request)
+    if has_token(after.request):
+        payment = replace(payment, tokens_for=frozenset(tokens))
+    tried = {each.processor_config_id for each, _ in await attempts.of_order(reader, order.merchant_id, order.id)}
+    candidates = [each for each in await _candidates(context, reader, order.merchant_id) if each.config_id not in tried]
+    rules = [each.rule for each in await routing.of_merchant(reader, order.merchant_id)]
+    decision = explain(payment, candidates, rules=rules)
+    return decision if decision.candidates else None
 
 
 async def try_out(
@@ -114,22 +142,39 @@ async def save_rule(context: Context, merchant_id: str, rule: Rule, *, is_new: b
             await routing.insert_rule(session, stored)
         else:
             await routing.replace_rule(session, stored)
+        await _record_saved(context, session, before, stored)
     log.info("routing_rule.saved", merchant_id=merchant_id, rule_id=rule.id)
     rules = [rule, *(each.rule for each in stored_rules if each is not before)]
     return SavedRule(stored, tuple(warnings_about(rule, rules, configured=configured)))
 
 
+async def _record_saved(context: Context, session: Session, before: StoredRule | None, stored: StoredRule) -> None:
+    rule, merchant_id = stored.rule, stored.merchant_id
+    if before is None:
+        action, after = AuditAction.ROUTING_RULE_CREATED, audit.facts_of(rule, AUDITED)
+        await audit.record(context, session, action, rule.id, merchant_id=merchant_id, after=after)
+        return
+    was, now_is = audit.changes(before.rule, rule, names=AUDITED)
+    if now_is:
+        action = AuditAction.ROUTING_RULE_CHANGED
+        await audit.record(context, session, action, rule.id, merchant_id=merchant_id, before=was, after=now_is)
+
+
 async def remove_rule(context: Context, merchant_id: str, rule_id: str) -> None:
     """Remove a rule; raises `not_found`."""
     async with context.database.transaction() as session:
-        if not await routing.remove(session, merchant_id, rule_id):
+        await merchants.lock(session, merchant_id)
+        before = await routing.get(session, merchant_id, rule_id)
+        if before is None or not await routing.remove(session, merchant_id, rule_id):
             raise _no_such_rule()
+        action, was = AuditAction.ROUTING_RULE_REMOVED, audit.facts_of(before.rule, AUDITED)
+        await audit.record(context, session, action, rule_id, merchant_id=merchant_id, before=was)
     log.info("routing_rule.removed", merchant_id=merchant_id, rule_id=rule_id)
 
 
 async def _locked(session: Session, merchant_id: str) -> tuple[list[StoredRule], frozenset[str]]:
     """Return a merchant's rules, which nobody else changes meanwhile, and the processors they can send orders to."""
-    if not await routing.lock(session, merchant_id):
+    if not await merchants.lock(session, merchant_id):
         raise not_found("merchant")
     configs = await processor_configs.of_merchant(session, merchant_id)
     return await routing.of_merchant(session, merchant_id), frozenset(config.processor for config in configs)

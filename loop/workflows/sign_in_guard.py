@@ -35,6 +35,12 @@ class SignInGuard:
         self._accounts.begin(email, now)
         self._addresses.begin(source, now)
 
+    def tell_once(self, email: str, address: str, *, now: datetime) -> bool:
+        """Tell whether a wait is news: once after each counted try, so that who floods us fills no log."""
+        is_news_of_account = self._accounts.tell_once(email, now)
+        is_news_of_address = self._addresses.tell_once(address_key(address), now)
+        return is_news_of_account or is_news_of_address
+
     def succeed(self, email: str, address: str) -> None:
         """Forget the account's failures. The address keeps its own, or one account of one's own would clear them."""
         self._accounts.forget(email)

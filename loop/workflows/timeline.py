@@ -6,17 +6,19 @@ from datetime import datetime
 
 from loop.domain.attempts import Attempt
 from loop.domain.deliveries import Delivery
+from loop.domain.disputes import Dispute
 from loop.domain.errors import not_found
+from loop.domain.events import timestamp
 from loop.domain.orders import Order
 from loop.domain.refunds import Refund
 from loop.domain.transactions import Transaction
-from loop.storage import attempts, orders, refunds, transactions, webhooks
+from loop.storage import attempts, deliveries, disputes, orders, refunds, transactions, webhooks
 from loop.workflows.context import Context
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing that happened: `kind` is attempt, transaction, refund, event or delivery."""
+    """One thing that happened: `kind` is attempt, transaction, refund, dispute, event or delivery."""
 
     at: datetime
     kind: str
@@ -43,13 +45,14 @@ async def of_order(context: Context, merchant_id: str, order_id: str) -> tuple[O
             *(_of_attempt(*found) for found in await attempts.of_order(reader, merchant_id, order_id)),
             *(_of_transaction(row) for row in await transactions.of_order(reader, merchant_id, order_id)),
             *(_of_refund(row) for row in await refunds.of_order(reader, merchant_id, order_id)),
+            *(_of_dispute(row) for row in await disputes.of_order(reader, merchant_id, order_id)),
             *(
                 Entry(event.created_at, "event", event.event_type, {"eventId": event.id})
                 for event in await webhooks.events_of_order(reader, merchant_id, order_id)
             ),
             *(
                 _of_delivery(delivery, delivery.last_attempt_at)
-                for delivery in await webhooks.deliveries_of_order(reader, merchant_id, order_id)
+                for delivery in await deliveries.of_order(reader, merchant_id, order_id)
                 if delivery.last_attempt_at is not None
             ),
         ]
@@ -87,6 +90,19 @@ def _of_transaction(row: Transaction) -> Entry:
 def _of_refund(row: Refund) -> Entry:
     details = {"refundId": row.id, "amount": row.amount_minor, "status": row.status, "reason": row.reason}
     return Entry(row.created_at, "refund", f"refund {row.status}", details)
+
+
+def _of_dispute(row: Dispute) -> Entry:
+    details = {
+        "disputeId": row.id,
+        "amount": row.amount_minor,
+        "currency": row.currency,
+        "status": row.status,
+        "reason": row.reason,
+        "dueBy": None if row.due_by is None else timestamp(row.due_by),
+        "processorDisputeId": row.processor_reference,
+    }
+    return Entry(row.created_at, "dispute", f"dispute {row.status}", details)
 
 
 def _of_delivery(delivery: Delivery, tried_at: datetime) -> Entry:

@@ -10,6 +10,7 @@ import pytest
 
 from loop.config import Settings, load
 from loop.runtime import Running, running
+from loop.storage import audit
 from tests.api.client import Shop, open_shop
 
 
@@ -42,6 +43,11 @@ def settings(database_url: str, tmp_path: Path, flags: dict[str, object]) -> Set
 async def served(settings: Settings) -> AsyncIterator[Running]:
     async with running(settings) as loop:
         yield loop
+        async with loop.context.database.reading() as reader:
+            for entry in await audit.newest_of_all(reader, 1_000):
+                # What a request does has its correlation id, and must not pass for Loop's own doing.
+                is_of_request = entry.correlation_id is not None
+                assert not (is_of_request and entry.actor_kind == "system"), f"{entry.action}: use auth.acting"
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from loop.domain.api_keys import is_well_formed
 from tests.api.client import PASSWORD, Answer, Shop
 
 NOBODY: dict[str, str] = {}
-MERCHANT_FIELDS = {"id", "name", "email", "webhookUrl", "createdAt", "updatedAt"}
+MERCHANT_FIELDS = {"id", "name", "email", "webhookUrl", "createdAt", "updatedAt", "lateSuccess"}
 KEY_FIELDS = {"id", "name", "prefix", "mode", "scopes", "expiresAt", "lastUsedAt", "createdAt"}
 
 

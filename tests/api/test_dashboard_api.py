@@ -14,6 +14,7 @@ from tests.api.client import Shop, open_shop
 
 CONFIG_FIELDS = {
     "id", "processor", "enabled", "priority", "testMode", "createdAt", "updatedAt", "health", "webhookUrl",
+    "warnings",
 }  # fmt: skip
 STRIPE = {"secretKey": "sk_test_0000000000", "publishableKey": "pk_test_0", "webhookSecret": "whsec_0000"}
 WITHIN_S = 10.0
@@ -70,6 +71,7 @@ async def test_a_processor_is_configured_and_its_credentials_never_come_out(bare
     assert (config["processor"], config["enabled"], config["priority"], config["testMode"]) == ("stripe", True, 1, True)
     assert config["health"] == "unknown"
     assert config["webhookUrl"] == f"{bare_shop.url}/webhooks/stripe/{config['id']}"
+    assert config["warnings"] == []
     listed = await bare_shop.get("/api/processors")
     assert listed.body == [config]
     for secret in STRIPE.values():

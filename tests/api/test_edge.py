@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Message
+from starlette.types import ASGIApp, Message
 
 from loop import telemetry
 from loop.runtime import Running
@@ -140,7 +139,7 @@ async def test_only_named_origins_may_call_from_a_browser(shop: Shop) -> None:
     assert refused.headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
 
 
-async def ask(app: Starlette, path: str) -> list[Message]:
+async def ask(app: ASGIApp, path: str) -> list[Message]:
     """Ask an application that listens nowhere; return the messages of its answer."""
     sent: list[Message] = []
 

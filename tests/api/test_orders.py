@@ -8,7 +8,8 @@ from tests.api.client import Shop
 ORDER_FIELDS = {
     "id", "externalId", "amount", "currency", "status", "processor", "processorOrderId", "metadata", "createdAt",
     "updatedAt", "customerId", "customerEmail", "description", "returnUrl", "cancelUrl", "captureMethod",
-    "amountAuthorized", "amountCaptured", "amountRefunded", "attemptCount", "lastError", "needsReview", "expiresAt",
+    "amountAuthorized", "amountCaptured", "amountRefunded", "amountDisputed", "disputed", "attemptCount", "lastError",
+    "needsReview", "expiresAt",
 }  # fmt: skip
 UNICODE = 'Zoë 🛒 \u202eRTL‍\u200d \n "quoted" \\ </script>'
 

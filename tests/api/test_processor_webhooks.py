@@ -1,7 +1,10 @@
 """Processors' webhooks over HTTP: signed ones are kept, everything else is refused in time and in words."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
 
+import aiohttp
 import pytest
 
 from loop.processors.sandbox import SandboxProcessor
@@ -69,3 +72,19 @@ async def test_a_large_webhook_is_refused(shop: Shop) -> None:
     answer = await deliver(shop, path, b"x" * (1024 * 1024 + 1), {})
     assert (answer.status, answer.code) == (413, "body_too_large")
     assert (await deliver(shop, path, b"x" * 1024 * 1024, {})).code == "missing_signature"
+
+
+async def test_a_body_without_end_is_refused_while_it_is_read(shop: Shop) -> None:
+    config_id = await shop.use_sandbox(SECRET)
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 1
+            yield b"x" * 65_536
+
+    with suppress(aiohttp.ClientError, ConnectionError):  # the connection is closed under it
+        async with shop.session.post(f"{shop.url}/webhooks/sandbox/{config_id}", data=endless()) as answer:
+            assert answer.status == 413
+    assert sent * 65_536 < 64 * 1024 * 1024

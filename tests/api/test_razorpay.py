@@ -4,6 +4,7 @@ import re
 from collections.abc import AsyncIterator
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,19 +26,19 @@ def flags(stub: StubProcessor) -> dict[str, object]:
     return {"razorpay_api_base": stub.url}
 
 
-async def prepared(shop: Shop, **fields: object) -> tuple[str, dict[str, str]]:
+async def prepared(shop: Shop, **fields: object) -> tuple[str, dict[str, Any]]:
     """Connect Razorpay and start a payment; return the order's id and what the customer's browser is given."""
     answer = await shop.call(
         "POST", "/api/processors/razorpay", {"credentials": CREDENTIALS}, auth={"Authorization": f"Bearer {shop.token}"}
     )
     assert answer.status == 200, answer.text
-    order = await shop.order(amount=50_000, currency="INR", **fields)
+    order = await shop.order(**{"amount": 50_000, "currency": "INR", **fields})
     paid = (await shop.post(f"/v1/orders/{order['id']}/pay", {})).body
     assert (paid["status"], paid["processor"]) == ("requires_action", "razorpay")
     return order["id"], paid["processorData"]
 
 
-async def check_out(shop: Shop, stub: StubProcessor, data: dict[str, str], instrument: str) -> dict[str, str]:
+async def check_out(shop: Shop, stub: StubProcessor, data: dict[str, Any], instrument: str) -> dict[str, str]:
     """Pay in Razorpay's Checkout; return the form that it sends the customer back with."""
     choice = {"instrument": instrument, "callback_url": data["callbackUrl"]}
     async with shop.session.post(f"{stub.url}/_page/razorpay/{data['orderId']}", data=choice) as page:
@@ -45,7 +46,7 @@ async def check_out(shop: Shop, stub: StubProcessor, data: dict[str, str], instr
     return {name: unescape(value) for name, value in re.findall(r'name="([^"]+)" value="([^"]*)"', text)}
 
 
-async def come_back(shop: Shop, data: dict[str, str], form: dict[str, str]) -> int:
+async def come_back(shop: Shop, data: dict[str, Any], form: dict[str, str]) -> int:
     async with shop.session.post(data["callbackUrl"], data=form, allow_redirects=False) as answer:
         return answer.status
 
@@ -77,6 +78,43 @@ async def test_a_forged_return_changes_nothing(bare_shop: Shop, stub: StubProces
     await come_back(bare_shop, data, forged)
     assert await status_of(bare_shop, order_id) == "requires_action"
     assert stub.ledger() == []
+
+
+async def test_in_malaysia_the_customer_s_second_try_is_another_attempt_with_its_own_order(
+    bare_shop: Shop, stub: StubProcessor
+) -> None:
+    order_id, data = await prepared(bare_shop, currency="MYR")
+    assert data["retry"] == {"enabled": False}
+    await come_back(bare_shop, data, await check_out(bare_shop, stub, data, "failure@razorpay"))
+    failed = (await bare_shop.get(f"/v1/orders/{order_id}")).body
+    assert (failed["status"], failed["attemptCount"]) == ("failed", 1)
+    assert await check_out(bare_shop, stub, data, "success@razorpay") == {}  # the first order takes no second try
+
+    again = await bare_shop.post(f"/v1/orders/{order_id}/pay", {"retry": True})
+    assert (again.body["status"], again.body["attempt"]) == ("requires_action", 2)
+    second = again.body["processorData"]
+    assert second["orderId"] != data["orderId"]
+    await come_back(bare_shop, second, await check_out(bare_shop, stub, second, "success@razorpay"))
+    assert await status_of(bare_shop, order_id) == "captured"
+    assert [(entry.kind, entry.intent) for entry in stub.ledger()] == [("charge", second["orderId"])]
+
+
+async def test_in_malaysia_a_failed_try_that_nobody_has_told_of_can_be_cancelled(
+    bare_shop: Shop, stub: StubProcessor
+) -> None:
+    order_id, data = await prepared(bare_shop, currency="MYR")
+    await check_out(bare_shop, stub, data, "failure@razorpay")
+    answer = await bare_shop.post(f"/v1/orders/{order_id}/cancel", {})
+    assert (answer.status, answer.body["status"]) == (200, "cancelled")
+
+
+async def test_in_india_the_customer_tries_again_on_the_same_order(bare_shop: Shop, stub: StubProcessor) -> None:
+    order_id, data = await prepared(bare_shop)
+    await come_back(bare_shop, data, await check_out(bare_shop, stub, data, "failure@razorpay"))
+    assert await status_of(bare_shop, order_id) == "requires_action"
+    await come_back(bare_shop, data, await check_out(bare_shop, stub, data, "success@razorpay"))
+    now = (await bare_shop.get(f"/v1/orders/{order_id}")).body
+    assert (now["status"], now["attemptCount"]) == ("captured", 1)
 
 
 async def test_a_hold_cannot_be_released_and_the_merchant_is_told(bare_shop: Shop, stub: StubProcessor) -> None:

@@ -14,10 +14,12 @@ import aiohttp
 import pytest
 
 from loop.domain.attempts import ActionRequired, Approved, Cancelled, NotSent, Outcome, Unknown
+from loop.domain.disputes import DisputeOutcome, DisputeStatus
 from loop.domain.refunds import RefundOutcome, RefundStatus
 from loop.processors.base import (
     Account,
     AuthorizeRequest,
+    DisputeReference,
     IdempotencyKey,
     PaymentReference,
     Processor,
@@ -67,6 +69,14 @@ def counted_in_sandbox(processor: Processor, attempt_id: str, kinds: Sequence[st
     return sum(each.attempt_id == attempt_id and each.kind in kinds for each in processor.ledger())
 
 
+async def disputed_in_sandbox(processor: Processor) -> DisputeReference:
+    wanted = new_request("tok_dispute")
+    paid = await processor.authorize(SANDBOX.account, wanted, key=new_key("pay"))
+    assert isinstance(paid, Approved)
+    reference = f"sbxd_{wanted.attempt_id.removeprefix('att_')}"
+    return DisputeReference(reference, PaymentReference(paid.reference, wanted))
+
+
 SANDBOX = Subject(
     factory=SandboxProcessor,
     setup=setup(),
@@ -88,6 +98,7 @@ SANDBOX = Subject(
     ),
     charges_of=lambda processor, attempt_id: counted_in_sandbox(processor, attempt_id, ("authorization", "charge")),
     refunds_of=lambda processor, attempt_id: counted_in_sandbox(processor, attempt_id, ("refund",)),
+    disputed=disputed_in_sandbox,
 )
 
 STRIPE_EVENT = {
@@ -132,10 +143,19 @@ class TestStripe(ProcessorContract):
             rows = stub.ledger()
             return sum(row.metadata.get("loop_attempt_id") == attempt_id and row.kind in kinds for row in rows)
 
+        merchant = account(secretKey="sk_test_canary", publishableKey="pk_test_1", webhookSecret="whsec_canary")
+
+        async def disputed(processor: Processor) -> DisputeReference:
+            wanted = new_request("pm_card_visa")
+            paid = await processor.authorize(merchant, wanted, key=new_key("pay"))
+            assert isinstance(paid, Approved)
+            dispute = await control(stub, "disputes", {"payment_intent": paid.reference})
+            return DisputeReference(str(dispute["id"]), PaymentReference(paid.reference, wanted))
+
         return Subject(
             factory=StripeProcessor,
             setup=setup(stub.url),
-            account=account(secretKey="sk_test_canary", publishableKey="pk_test_1", webhookSecret="whsec_canary"),
+            account=merchant,
             tokens=Tokens(
                 approved="pm_card_visa",
                 declined="pm_card_chargeDeclined",
@@ -154,6 +174,7 @@ class TestStripe(ProcessorContract):
             charges_of=lambda _, attempt_id: counted(attempt_id, ("authorization", "charge")),
             refunds_of=lambda _, attempt_id: counted(attempt_id, ("refund",)),
             unreachable_api_base=dead_address,
+            disputed=disputed,
         )
 
 
@@ -194,10 +215,19 @@ class TestRazorpay(ProcessorContract):
             rows = stub.ledger()
             return sum(row.metadata.get("loop_attempt_id") == attempt_id and row.kind in kinds for row in rows)
 
+        merchant = account(keyId="rzp_test_1", keySecret="secret_canary", webhookSecret="whsec_canary")
+
+        async def disputed(processor: Processor) -> DisputeReference:
+            wanted = new_request("customer_pays")
+            paid = await processor.authorize(merchant, wanted, key=new_key("pay"))
+            assert isinstance(paid, Approved)
+            dispute = await control(stub, f"razorpay/payments/{paid.transaction_reference}/dispute", {})
+            return DisputeReference(str(dispute["id"]), PaymentReference(paid.reference, wanted))
+
         return Subject(
             factory=lambda made_with: RazorpayCustomer(made_with, stub),
             setup=setup(stub.url),
-            account=account(keyId="rzp_test_1", keySecret="secret_canary", webhookSecret="whsec_canary"),
+            account=merchant,
             tokens=Tokens(
                 approved="customer_pays",
                 declined="token_of_a_saved_card",
@@ -217,6 +247,7 @@ class TestRazorpay(ProcessorContract):
             charges_of=lambda _, attempt_id: counted(attempt_id, ("authorization", "charge")),
             refunds_of=lambda _, attempt_id: counted(attempt_id, ("refund",)),
             unreachable_api_base=dead_address,
+            disputed=disputed,
         )
 
     @pytest.mark.parametrize("has_token", [True, False])
@@ -301,6 +332,24 @@ class RefundsWithoutLimit(SandboxProcessor):
         return RefundOutcome(RefundStatus.SUCCEEDED, "refund")
 
 
+class InventsDisputes(SandboxProcessor):
+    """Takes what it does not find for something that was lost."""
+
+    async def fetch_dispute(self, account: Account, dispute: DisputeReference) -> DisputeOutcome | Unknown:
+        del account
+        payment = dispute.payment
+        amount = payment.request.amount
+        return DisputeOutcome(dispute.reference, str(payment.reference), DisputeStatus.LOST, amount)
+
+
+class ForgetsWhatIsDisputed(SandboxProcessor):
+    """Tells of a dispute without its payment."""
+
+    async def fetch_dispute(self, account: Account, dispute: DisputeReference) -> DisputeOutcome | Unknown:
+        outcome = await super().fetch_dispute(account, dispute)
+        return replace(outcome, payment_reference="") if isinstance(outcome, DisputeOutcome) else outcome
+
+
 class ShowsItsCredentials(SandboxProcessor):
     """Puts a credential into what it tells."""
 
@@ -328,6 +377,14 @@ FAULTS: list[tuple[type[SandboxProcessor], Check]] = [
     (
         RefundsWithoutLimit,
         lambda suite, processor, subject: suite.test_refund_of_too_much_is_an_outcome(processor, subject),
+    ),
+    (
+        InventsDisputes,
+        lambda suite, processor, subject: suite.test_dispute_that_nobody_raised_is_unknown(processor, subject),
+    ),
+    (
+        ForgetsWhatIsDisputed,
+        lambda suite, processor, subject: suite.test_dispute_names_its_payment(processor, subject),
     ),
     (ShowsItsCredentials, lambda suite, processor, subject: suite.test_no_secret_is_shown(processor, subject)),
 ]

@@ -3,8 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -82,6 +81,16 @@ async def test_order_is_made_fetched_and_listed(client: Sdk) -> None:
     every = await client.ask(lambda c: c.order.all({"count": 1, "skip": 1}))
     assert every["items"] == [order]
     assert (await client.ask(lambda c: c.order.payments(order["id"])))["items"] == []
+
+
+async def test_in_malaysia_an_order_takes_one_try(stub: StubProcessor, client: Sdk) -> None:
+    ringgit, rupees = await client.order(currency="MYR"), await client.order()
+    for order in (ringgit, rupees):
+        assert (await pay(stub, order, outcome="failed"))["payment"]["status"] == "failed"
+    assert (await pay(stub, rupees))["payment"]["status"] == "captured"
+    with pytest.raises(aiohttp.ClientResponseError, match="409"):
+        await pay(stub, ringgit)
+    assert [entry.currency for entry in stub.ledger()] == ["INR"]
 
 
 async def test_receipt_makes_one_order_only_when_unique(client: Sdk) -> None:
@@ -340,23 +349,6 @@ async def test_stored_error_is_replayed_for_ever(stub: StubProcessor, client: Sd
     assert charges(stub) == [("charge", 50_000), ("refund", 20_000)]
 
 
-async def test_settlement_report_has_every_movement(stub: StubProcessor, client: Sdk) -> None:
-    payment_id = await paid(stub, client)
-    refund = await client.ask(lambda c: c.payment.refund(payment_id, {"amount": 20_000}))
-    await pay(stub, await client.order(), outcome="failed")
-    long_ago = await client.ask(lambda c: c.settlement.report({"year": 2020, "month": 1}))
-    assert long_ago["count"] == 0
-    day = day_of((await client.ask(lambda c: c.payment.fetch(payment_id)))["created_at"])
-    report = await client.ask(lambda c: c.settlement.report(day))
-    rows = {row["entity_id"]: (row["type"], row["credit"], row["debit"], row["fee"]) for row in report["items"]}
-    assert rows == {payment_id: ("payment", 48_820, 0, 1_180), refund["id"]: ("refund", 0, 20_000, 0)}
-
-
-def day_of(at_s: int) -> dict[str, int]:
-    at = datetime.fromtimestamp(at_s, UTC)
-    return {"year": at.year, "month": at.month, "day": at.day}
-
-
 async def test_restart_remembers(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     async with StubProcessor(ledger_path=path) as first:
@@ -452,10 +444,8 @@ async def test_webhooks_are_signed_as_razorpay_signs(
     payment_id = await paid(stub, client, refunds="pending")
     refund = await client.ask(lambda c: c.payment.refund(payment_id, {"amount": 20_000}))
     await control(stub, f"razorpay/refunds/{refund['id']}/settle", {"status": "failed"})
-    await control(stub, f"razorpay/payments/{payment_id}/dispute", {"phase": "created"})
-    await control(stub, f"razorpay/payments/{payment_id}/dispute", {"phase": "won"})
-    with pytest.raises(aiohttp.ClientResponseError, match="400"):
-        await control(stub, f"razorpay/payments/{payment_id}/dispute", {"phase": "created"})
+    dispute = await control(stub, f"razorpay/payments/{payment_id}/dispute", {"phase": "chargeback"})
+    await control(stub, f"razorpay/disputes/{dispute['id']}/move", {"status": "won"})
     held = (await pay(stub, await client.order(payment=MANUAL)))["payment"]
     await move(stub, held["id"], status="released")
     await Sdk(stub.url, ("rzp_test_second", "s")).order()
@@ -490,3 +480,69 @@ async def test_webhooks_are_signed_as_razorpay_signs(
         "authorization",
         "void",
     ]
+
+
+async def dispute_of(stub: StubProcessor, payment_id: str, **changes: object) -> dict[str, Any]:
+    return await control(stub, f"razorpay/payments/{payment_id}/dispute", changes)
+
+
+async def fetched_dispute(client: Sdk, dispute_id: str) -> dict[str, Any]:
+    return await client.ask(lambda c: c.dispute.fetch(dispute_id, {}))
+
+
+async def move_dispute(stub: StubProcessor, dispute_id: str, status: str) -> dict[str, Any]:
+    return await control(stub, f"razorpay/disputes/{dispute_id}/move", {"status": status})
+
+
+async def test_a_dispute_is_fetched_as_it_stands(stub: StubProcessor, client: Sdk) -> None:
+    payment_id = await paid(stub, client)
+    dispute = await dispute_of(stub, payment_id, amount=400, reason="fraudulent_transaction")
+    for status, deducted in (("open", 0), ("under_review", 0), ("open", 0), ("under_review", 0), ("lost", 400)):
+        if status != dispute["status"]:
+            dispute = await move_dispute(stub, dispute["id"], status)
+        found = await fetched_dispute(client, dispute["id"])
+        assert (found["id"], found["payment_id"], found["status"]) == (dispute["id"], payment_id, status)
+        assert (found["amount"], found["currency"], found["amount_deducted"]) == (400, "INR", deducted)
+        assert (found["phase"], found["reason_code"]) == ("chargeback", "fraudulent_transaction")
+        assert found["respond_by"] > found["created_at"]
+    listed = await client.ask(lambda c: c.dispute.all({"count": 1}))
+    assert [each["id"] for each in listed["items"]] == [dispute["id"]]
+    assert charges(stub)[1:] == [("dispute", 400)]
+
+
+async def test_a_bank_that_only_asks_takes_nothing(stub: StubProcessor, client: Sdk) -> None:
+    payment_id = await paid(stub, client)
+    for phase, end in (("fraud", "closed"), ("retrieval", "lost"), ("retrieval", "won")):
+        dispute = await dispute_of(stub, payment_id, phase=phase)
+        assert (await move_dispute(stub, dispute["id"], end))["amount_deducted"] == 0
+    assert [kind for kind, _ in charges(stub)] == ["charge"]
+    again = await dispute_of(stub, payment_id, phase="chargeback")
+    await move_dispute(stub, again["id"], "won")
+    await dispute_of(stub, payment_id, phase="pre_arbitration")
+    assert [kind for kind, _ in charges(stub)] == ["charge", "dispute", "dispute_reversal", "dispute"]
+
+
+async def test_a_dispute_that_cannot_be_is_refused(stub: StubProcessor, client: Sdk) -> None:
+    held = (await pay(stub, await client.order(payment=MANUAL)))["payment"]
+    payment_id = await paid(stub, client)
+    open_one = await dispute_of(stub, payment_id)
+    refused: list[Awaitable[dict[str, Any]]] = [
+        dispute_of(stub, held["id"]),
+        dispute_of(stub, payment_id),
+        dispute_of(stub, payment_id, phase="nonsense"),
+        move_dispute(stub, open_one["id"], "closed"),
+        move_dispute(stub, open_one["id"], "open"),
+        move_dispute(stub, open_one["id"], "nonsense"),
+    ]
+    for each in refused:
+        with pytest.raises(aiohttp.ClientResponseError, match="400"):
+            await each
+    with pytest.raises(aiohttp.ClientResponseError, match="404"):
+        await move_dispute(stub, "disp_of_nobody", "won")
+    stranger = Sdk(stub.url, ("rzp_test_second", "s"))
+    for asks, dispute_id in ((client, "disp_of_nobody"), (stranger, open_one["id"])):
+        with pytest.raises(BadRequestError, match="does not exist"):
+            await fetched_dispute(asks, dispute_id)
+    assert (await move_dispute(stub, open_one["id"], "lost"))["status"] == "lost"
+    with pytest.raises(aiohttp.ClientResponseError, match="400"):
+        await move_dispute(stub, open_one["id"], "won")

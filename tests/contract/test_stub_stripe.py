@@ -303,11 +303,37 @@ async def test_dispute_takes_the_money_until_it_is_won(
         await client.v1.refunds.create_async({"payment_intent": intent.id})
     assert caught.value.code == "charge_disputed"
 
-    await control(stub, f"disputes/{opened['id']}/close", {"status": status})
+    await control(stub, f"disputes/{opened['id']}/move", {"status": status})
     dispute = await client.v1.disputes.retrieve_async(opened["id"])
     assert (dispute.status, dispute.reason, dispute.amount) == (status, "product_not_received", 1000)
     returned = [("dispute_reversal", 1000)] if status == "won" else []
     assert charges(stub) == [("charge", 1000), ("dispute", 1000), *returned]
+
+
+async def test_an_inquiry_takes_nothing_until_it_becomes_a_dispute(
+    stub: StubProcessor, client: stripe.StripeClient
+) -> None:
+    intent = await client.v1.payment_intents.create_async(payment("pm_card_createDisputeInquiry"))
+    asked = (await client.v1.disputes.list_async({"payment_intent": intent.id})).data[0]
+    assert (asked.status, asked.balance_transactions) == ("warning_needs_response", [])
+    assert asked.is_charge_refundable
+    assert asked.evidence_details.due_by
+    await client.v1.refunds.create_async({"payment_intent": intent.id, "amount": 400})
+    for status in ("warning_under_review", "needs_response", "under_review", "lost", "appeal_needs_response", "won"):
+        await control(stub, f"disputes/{asked.id}/move", {"status": status})
+        found = await client.v1.disputes.retrieve_async(asked.id)
+        assert found.status == status
+        taken = sum(movement.amount for movement in found.balance_transactions)
+        assert taken == (0 if status.startswith("warning_") or status == "won" else -1000)
+        assert found.is_charge_refundable is (status.startswith("warning_") or status == "won")
+    for status in ("lost", "needs_response", "nonsense"):
+        with pytest.raises(aiohttp.ClientResponseError, match="400"):
+            await control(stub, f"disputes/{asked.id}/move", {"status": status})
+    with pytest.raises(stripe.InvalidRequestError):
+        await client.v1.disputes.retrieve_async("du_of_nobody")
+    async with sdk(stub.url, "sk_test_second") as stranger:
+        with pytest.raises(stripe.InvalidRequestError):
+            await stranger.v1.disputes.retrieve_async(asked.id)
 
 
 async def test_balance_tells_every_movement(client: stripe.StripeClient) -> None:

@@ -81,7 +81,7 @@ async def test_every_change_is_told_and_listed(
     await client.v1.payment_intents.create_async(payment("pm_card_threeDSecureRequired"))
     opened = await client.v1.payment_intents.create_async(payment("pm_card_createDispute"))
     disputes = await client.v1.disputes.list_async({"payment_intent": opened.id})
-    await control(stub, f"disputes/{disputes.data[0].id}/close", {"status": "won"})
+    await control(stub, f"disputes/{disputes.data[0].id}/move", {"status": "won"})
     await stub.webhooks.settled()
 
     expected = [

@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -174,6 +176,88 @@ def test_processor_credentials_come_by_pipe_or_environment_and_are_not_shown(com
     with_variables.ok("processor", "set", "a@example.com", "stripe")
     database = Path(commands.environment["LOOP_DATA_DIR"]) / "loop.db"
     assert canary.encode() not in database.read_bytes()
+
+
+KILLED_IN_A_ROTATION = """
+import asyncio, os, signal, sys
+from loop import config
+from loop.runtime import Chance, opened
+from loop.workflows import encryption_keys
+
+encryption_keys.BATCH = 1
+batches = iter(range(2))
+
+def die(_):
+    if next(batches):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+async def rotate():
+    settings = config.load({"data_dir": sys.argv[1]}, environ={})
+    async with opened(settings, Chance(reached=die), is_rotating=True) as context:
+        await encryption_keys.rotate(context, is_new=True, progress=lambda done, total: None)
+
+asyncio.run(rotate())
+"""
+
+
+def test_encryption_keys_are_rotated_and_a_killed_rotation_goes_on(commands: Commands) -> None:
+    for letter in "abc":
+        commands.ok("merchant", "create", "--name", "Shop", "--email", f"{letter}@example.com")
+    commands.ok("processor", "set", "a@example.com", "sandbox", piped='{"webhookSecret": "whsec_1"}')
+    folder = commands.environment["LOOP_DATA_DIR"]
+    killed = subprocess.run([sys.executable, "-c", KILLED_IN_A_ROTATION, folder], check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    statuses = json.loads(commands.ok("keys", "status", "--json"))
+    assert [(key["current"], key["loaded"], key["rows"]) for key in statuses] == [(True, True, 2), (False, True, 2)]
+    done = json.loads(commands.ok("keys", "rotate", "--json"))
+    assert (done["keyId"], done["rewrapped"], done["remaining"], done["droppedKeys"]) == (
+        statuses[0]["keyId"], 2, 0, True,
+    )  # fmt: skip
+    assert "encryption_keys_previous" not in Path(folder, "secrets.toml").read_text()
+    assert commands.ok("keys", "rotate", "--new").startswith("4 secrets were brought under the key ")
+    (status,) = json.loads(commands.ok("keys", "status", "--json"))
+    assert (status["rows"], status["keyId"] != done["keyId"]) == (4, True)
+    newest = json.loads(commands.ok("audit", "list", "--limit", "2", "--json"))
+    assert [entry["action"] for entry in newest] == ["key_rotation.finished", "key_rotation.started"]
+
+
+def test_keys_are_not_rotated_beside_a_running_loop(commands: Commands, serving: int) -> None:
+    assert serving
+    done = commands.run("keys", "rotate", "--new")
+    assert done.returncode == EXIT_CODES[ErrorKind.CONFIGURATION]
+    assert done.stderr.startswith("already_running: ")
+
+
+def test_a_key_that_is_still_needed_is_missed_at_start(commands: Commands) -> None:
+    commands.ok("merchant", "create", "--name", "Shop", "--email", "a@example.com")
+    other = Commands({**commands.environment, "LOOP_ENCRYPTION_KEY": "seals 0123456789abcdef0123456789abcdef"})
+    done = other.run("serve", "--port", "1")
+    assert done.returncode == EXIT_CODES[ErrorKind.CONFIGURATION]
+    assert done.stderr.startswith("encryption_key_needed: 1 stored secrets ")
+    assert [key["loaded"] for key in json.loads(other.ok("keys", "status", "--json"))] == [True, False]
+
+
+def test_the_audit_log_is_listed_and_verified(commands: Commands) -> None:
+    commands.ok("merchant", "create", "--name", "Shop", "--email", "a@example.com")
+    commands.ok("merchant", "create", "--name", "Shop", "--email", "b@example.com")
+    listed = json.loads(commands.ok("audit", "list", "--merchant", "a@example.com", "--json"))
+    assert [entry["action"] for entry in listed] == ["api_key.created", "merchant.created"]
+    assert all(entry["actor"].startswith("operator ") for entry in listed)
+    assert commands.ok("audit", "list").count("merchant.created") == 2
+    reports = json.loads(commands.ok("audit", "verify", "--json"))
+    assert [(each["entries"], each["state"]) for each in reports] == [(2, "whole")] * 2
+    database = Path(commands.environment["LOOP_DATA_DIR"]) / "loop.db"
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("DROP TRIGGER audit_log_no_update")
+        connection.execute(
+            "UPDATE audit_log SET subject = 'other' WHERE seq = 2 AND merchant_id = ?", [listed[0]["merchantId"]]
+        )
+    broken = commands.run("audit", "verify")
+    assert broken.returncode == 1
+    (row,) = (each for each in json.loads(commands.run("audit", "verify", "--json").stdout) if each["brokenId"])
+    assert (row["chain"], row["state"]) == (listed[0]["merchantId"], "it was changed")
+    assert f"at {row['brokenId']}: it was changed" in broken.stderr
+    assert commands.run("audit", "verify", "--merchant", "b@example.com").returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loop.domain.endpoint_urls import MAX_CHARACTERS, require_endpoint_url
+from loop.domain.endpoint_urls import MAX_CHARACTERS, Reach, require_endpoint_url
 from loop.domain.errors import LoopError
+
+ANYWHERE = Reach(own_host="0.0.0.0", own_port=8000)  # noqa: S104 - as in a container
 
 
 @pytest.mark.parametrize(
@@ -19,13 +21,13 @@ from loop.domain.errors import LoopError
         "https://xn--bcher-kva.example/hooks",
         "https://1.1.1.1/hooks",
         "https://[2606:4700:4700::1111]:8443/hooks",
-        "https://localhost/hooks",  # a name: judged when it is connected to
-        "https://intranet/hooks",
+        "https://intranet/hooks",  # a name: judged when it is connected to
+        "https://localhost.example/",
         "https://3com.example/",
     ],
 )
 def test_addresses_that_may_be_public_are_taken_as_they_are(url: str) -> None:
-    assert require_endpoint_url(url, ()) == url
+    assert require_endpoint_url(url, ANYWHERE) == url
 
 
 @pytest.mark.parametrize(
@@ -65,34 +67,75 @@ def test_addresses_that_may_be_public_are_taken_as_they_are(url: str) -> None:
         "https://127.1/",
         "https://127.0.0.1./",
         "https://0177.0.0.1/",
+        "https://localhost/hooks",
+        "https://localhost./hooks",
+        "https://LocalHost:8443/",
+        "https://shop.localhost/",
+        "https://[2606:4700::1%25eth0]/",
+        "https://[::ffff:0:10.0.0.1]/",
+        "https://[fec0::1]/",
     ],
 )
 def test_other_addresses_are_refused_with_the_field_named(url: str) -> None:
     with pytest.raises(LoopError) as refused:
-        require_endpoint_url(url, ())
+        require_endpoint_url(url, ANYWHERE)
     assert refused.value.code == "invalid_webhook_url"
     assert refused.value.details[0][0] == "webhookUrl"
 
 
 def test_the_operators_networks_are_allowed() -> None:
-    allowed = (ip_network("127.0.0.0/8"), ip_network("fd00::/8"))
-    assert require_endpoint_url("http://127.0.0.1:9000/hooks", allowed)
-    assert require_endpoint_url("http://[fd00::1]/hooks", allowed)
+    reach = Reach((ip_network("127.0.0.0/8"), ip_network("fd00::/8")))
+    assert require_endpoint_url("http://127.0.0.1:9000/hooks", reach)
+    assert require_endpoint_url("http://localhost:9000/hooks", reach)
+    assert require_endpoint_url("http://[fd00::1]/hooks", reach)
     with pytest.raises(LoopError):
-        require_endpoint_url("http://10.0.0.1/hooks", allowed)
+        require_endpoint_url("http://10.0.0.1/hooks", reach)
+
+
+@pytest.mark.parametrize(
+    ("own_host", "refused"),
+    [
+        ("0.0.0.0", ["127.0.0.1:8000", "127.0.0.9:8000", "localhost:8000"]),  # noqa: S104 - as in a container
+        ("::", ["[::1]:8000", "127.0.0.1:8000"]),
+        ("127.0.0.1", ["127.0.0.1:8000"]),
+        ("10.0.0.7", ["10.0.0.7:8000"]),
+        ("localhost", ["127.0.0.1:8000", "[::1]:8000"]),
+    ],
+)
+def test_loop_is_no_endpoint_of_its_own(own_host: str, refused: list[str]) -> None:
+    networks = (ip_network("127.0.0.0/8"), ip_network("::1/128"), ip_network("10.0.0.0/8"))
+    reach = Reach(networks, own_host, 8000)
+    for place in refused:
+        with pytest.raises(LoopError, match="Loop itself"):
+            require_endpoint_url(f"http://{place}/hooks", reach)
+    assert require_endpoint_url("http://127.0.0.1:8001/hooks", reach)
+    assert require_endpoint_url("http://10.0.0.8:8000/hooks", reach)
+
+
+def test_a_port_that_is_not_named_is_the_scheme_s() -> None:
+    reach = Reach((ip_network("127.0.0.0/8"),), "127.0.0.1", 443)
+    with pytest.raises(LoopError, match="Loop itself"):
+        require_endpoint_url("https://127.0.0.1/", reach)
+    assert require_endpoint_url("http://127.0.0.1/", reach)
+
+
+def test_the_field_is_named_as_the_request_has_it() -> None:
+    with pytest.raises(LoopError) as refused:
+        require_endpoint_url("ftp://shop.example/", ANYWHERE, field="url")
+    assert refused.value.details[0][0] == "url"
 
 
 def test_an_address_has_a_longest_length() -> None:
     head = "https://shop.example.com/"
-    assert require_endpoint_url(head + "a" * (MAX_CHARACTERS - len(head)), ())
+    assert require_endpoint_url(head + "a" * (MAX_CHARACTERS - len(head)), ANYWHERE)
     with pytest.raises(LoopError):
-        require_endpoint_url(head + "a" * (MAX_CHARACTERS - len(head) + 1), ())
+        require_endpoint_url(head + "a" * (MAX_CHARACTERS - len(head) + 1), ANYWHERE)
 
 
 @given(st.text())
 def test_no_text_breaks_the_rule(text: str) -> None:
     for url in (text, f"https://{text}/"):
         try:
-            assert require_endpoint_url(url, ()) == url
+            assert require_endpoint_url(url, ANYWHERE) == url
         except LoopError as refused:
             assert refused.code == "invalid_webhook_url"  # noqa: PT017 - being taken is as good an end

@@ -318,12 +318,12 @@ def given_up_and_tried_again() -> tuple[Order, Attempt, Attempt]:
     return order(status=S.PROCESSING, attempt_count=2), first, second
 
 
-def test_money_of_a_given_up_attempt_pays_the_order_and_is_looked_at() -> None:
+def test_money_of_a_given_up_attempt_pays_the_order_and_is_late() -> None:
     paid, first, _ = given_up_and_tried_again()
     change = apply_outcome(paid, first, outcome=CAPTURED, now=MIDNIGHT)
     assert (change.order.status, change.order.processor_order_id) == (S.CAPTURED, "pi_1")
     assert change.events == (EventType.PAYMENT_CAPTURED, EventType.PAYMENT_LATE_SUCCESS)
-    assert change.order.needs_review
+    assert (change.is_late, change.is_second_payment) == (True, False)
 
 
 def test_a_late_failure_of_a_given_up_attempt_does_not_touch_the_order() -> None:
@@ -335,18 +335,20 @@ def test_a_late_failure_of_a_given_up_attempt_does_not_touch_the_order() -> None
 
 
 @pytest.mark.parametrize("is_first_heard_first", [True, False])
-def test_a_second_payment_is_written_down_told_and_looked_at(is_first_heard_first: bool) -> None:
+def test_a_second_payment_is_written_down_told_and_not_the_order_s(is_first_heard_first: bool) -> None:
     paid, first, second = given_up_and_tried_again()
     other = replace(CAPTURED, reference="pi_2", transaction_reference="ch_2")
     facts = [(first, CAPTURED), (second, other)]
     told: list[EventType] = []
-    captured = 0
+    captured, second_payments = 0, []
     for tried, fact in facts if is_first_heard_first else reversed(facts):
         change = apply_outcome(paid, tried, outcome=fact, now=MIDNIGHT)
         paid = change.order
         told += change.events
         captured += sum(t.amount_minor for t in change.transactions)
-    assert (paid.status, paid.amount_captured_minor, paid.needs_review) == (S.CAPTURED, 1_000, True)
+        second_payments += [change.attempt.id] if change.is_second_payment else []
+    assert (paid.status, paid.amount_captured_minor) == (S.CAPTURED, 1_000)
+    assert second_payments == ["att_2" if is_first_heard_first else "att_1"]
     assert captured == 2_000
     assert told.count(EventType.PAYMENT_CAPTURED) == 1
     assert EventType.PAYMENT_LATE_SUCCESS in told

@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 
 from loop.domain.attempts import Unknown
+from loop.domain.endpoint_urls import Reach
 from loop.processors.http import (
     ANSWER_BYTES_MAX,
     AddressRefusedError,
@@ -27,7 +28,8 @@ from loop.processors.http import (
 )
 from loop.telemetry import open_transaction
 
-LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+LOOPBACK = Reach((ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128")))
+NOWHERE = Reach()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -100,7 +102,7 @@ async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.Monke
      "[64:ff9b::a9fe:a9fe]", "[2002:7f00:1::]", "10.0.0.1", "224.0.0.1", "[fe80::1]"],
 )  # fmt: skip
 async def test_private_address_is_never_connected_to(host: str) -> None:
-    async with merchant() as server, public_session(()) as session:
+    async with merchant() as server, public_session(NOWHERE) as session:
         with pytest.raises(AddressRefusedError) as caught:
             await post(session, f"http://{host}:{server.port}/hook")
         assert is_surely_unsent(caught.value)
@@ -109,7 +111,7 @@ async def test_private_address_is_never_connected_to(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["2130706433", "127.1", "0177.0.0.1"])
 async def test_odd_spelling_of_an_address_is_refused(host: str) -> None:
-    async with merchant() as server, public_session(()) as session:
+    async with merchant() as server, public_session(NOWHERE) as session:
         with pytest.raises((AddressRefusedError, aiohttp.InvalidURL)) as caught:
             await post(session, f"http://{host}:{server.port}/hook")
         assert is_surely_unsent(caught.value)
@@ -118,10 +120,11 @@ async def test_odd_spelling_of_an_address_is_refused(host: str) -> None:
 
 POST_EACH = """
 import asyncio, sys
+from loop.domain.endpoint_urls import Reach
 from loop.processors.http import post_signed, public_session
 
 async def main():
-    async with public_session(()) as session:
+    async with public_session(Reach()) as session:
         for host in sys.argv[2:]:
             try:
                 await post_signed(session, f"http://{host}:{sys.argv[1]}/", body=b"", headers={}, timeout_s=5)
@@ -152,14 +155,14 @@ async def test_name_is_refused_for_one_private_address(monkeypatch: pytest.Monke
         addresses = ("93.184.215.14", "127.0.0.1")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
-    async with public_session(()) as session:
+    async with public_session(NOWHERE) as session:
         monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", both)
         with pytest.raises(AddressRefusedError, match=r"127\.0\.0\.1"):
             await post(session, "http://shop.example/hook")
 
 
 async def test_only_the_allowed_network_is_allowed() -> None:
-    async with merchant() as server, public_session((ipaddress.ip_network("127.0.0.1/32"),)) as session:
+    async with merchant() as server, public_session(Reach((ipaddress.ip_network("127.0.0.1/32"),))) as session:
         assert (await post(session, f"http://127.0.0.1:{server.port}/")).address == "127.0.0.1"
         with pytest.raises(AddressRefusedError):
             await post(session, f"http://127.0.0.3:{server.port}/")

@@ -7,7 +7,17 @@ import pytest
 import requests
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError, ProtocolError
 
-from loop.domain.attempts import ActionRequired, Approved, Cancelled, NotSent, Outcome, Pending, Unknown, Voided
+from loop.domain.attempts import (
+    ActionRequired,
+    Approved,
+    Cancelled,
+    Declined,
+    NotSent,
+    Outcome,
+    Pending,
+    Unknown,
+    Voided,
+)
 from loop.domain.declines import DECLINES, unified
 from loop.domain.money import CURRENCY_EXPONENTS, Money
 from loop.processors.base import Account, AuthorizeRequest
@@ -219,6 +229,46 @@ HELD = Approved("order_1", is_captured=False, amount_minor=50_000, transaction_r
 def test_payments_of_an_order(payments: list[dict[str, object]], automatic: Outcome, manual: Outcome) -> None:
     for wanted, expected in ((request(), automatic), (request(is_manual_capture=True), manual)):
         assert outcome_of(payments, WAITING, request=wanted) == expected
+
+
+RINGGIT = Money(50_000, "MYR")
+
+
+@pytest.mark.parametrize(
+    ("payments", "expected"),
+    [
+        ([], None),
+        ([payment("created", currency="MYR")], None),
+        ([payment("failed", currency="MYR", error_reason="insufficient_funds")], "insufficient_funds"),
+        ([payment("failed", currency="MYR", error_reason="brand_new")], "declined"),
+        ([payment("failed", currency="MYR", error_reason=None)], "declined"),
+        ([payment("created", "pay_2", currency="MYR"), payment("failed", currency="MYR")], None),
+        ([payment("failed", currency="MYR", order_id="order_2")], None),
+    ],
+)
+def test_a_failed_try_ends_an_order_that_takes_only_one(
+    payments: list[dict[str, object]], expected: str | None
+) -> None:
+    wanted = request(RINGGIT)
+    told = outcome_of(payments, action(wanted), request=wanted)
+    if expected is None:
+        assert told == action(wanted)
+    else:
+        assert isinstance(told, Declined)
+        assert (told.code, told.reference) == (expected, "order_1")
+
+
+def test_a_late_success_of_an_order_that_takes_only_one_try_is_told() -> None:
+    wanted = request(RINGGIT)
+    told = outcome_of([payment("captured", currency="MYR")], action(wanted), request=wanted)
+    assert told == Approved("order_1", is_captured=True, amount_minor=50_000, transaction_reference="pay_1")
+
+
+def test_checkout_is_told_not_to_try_again_where_an_order_takes_only_one_try() -> None:
+    shown, usual = action(request(RINGGIT)).processor_data, action(request()).processor_data
+    assert shown is not None
+    assert usual is not None
+    assert (shown["retry"], usual.get("retry")) == ({"enabled": False}, None)
 
 
 def test_order_paid_twice_tells_all_the_money() -> None:

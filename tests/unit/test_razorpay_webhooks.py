@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import razorpay
 
+from loop.domain.money import Money
 from loop.processors.base import WebhookEvent, WebhookSignatureError
 from loop.processors.razorpay_webhooks import event_of, signed_payment, verify_signature
 
@@ -105,8 +106,6 @@ REFUND = {"id": "rfnd_1", "payment_id": "pay_1", "notes": OURS}
         ("refund.failed", {"refund": REFUND, "payment": PAYMENT}, "order_1", "att_1", "rfnd_1"),
         ("refund.speed_changed", {"refund": REFUND, "payment": PAYMENT}, "order_1", "att_1", "rfnd_1"),
         ("refund.processed", {"refund": REFUND, "payment": PAYMENT | {"captured": False}}, "order_1", "att_1", None),
-        ("payment.dispute.created", {"payment": PAYMENT, "dispute": {"id": "disp_1"}}, "order_1", None, None),
-        ("payment.dispute.lost", {"payment": PAYMENT, "dispute": {"id": "disp_1"}}, "order_1", None, None),
         ("payment.captured", {"payment": PAYMENT | {"order_id": None, "notes": OURS}}, None, None, None),
         ("payment.downtime.started", {"payment.downtime": {"id": "down_1"}}, None, None, None),
         ("payment_link.paid", {"payment": PAYMENT, "order": {"id": "order_1"}}, None, None, None),
@@ -115,6 +114,36 @@ REFUND = {"id": "rfnd_1", "payment_id": "pay_1", "notes": OURS}
 )
 def test_event(event_type: str, entities: dict[str, Any], order_id: str, attempt_id: str, refund: str) -> None:
     assert event(event_type, **entities) == WebhookEvent("evt_1", event_type, order_id, attempt_id, refund)
+
+
+@pytest.mark.parametrize("name", ["created", "under_review", "action_required", "won", "lost", "closed"])
+def test_dispute_event(name: str) -> None:
+    event_type, about = f"payment.dispute.{name}", {"id": "disp_1", "payment_id": "pay_1", "amount": 400}
+    found = event(event_type, payment=PAYMENT, dispute=about)
+    assert found == WebhookEvent("evt_1", event_type, "order_1", dispute_reference="disp_1")
+    of_nobody = event(event_type, payment=PAYMENT | {"order_id": None}, dispute=about)
+    assert (of_nobody.payment_reference, of_nobody.dispute_reference) == (None, None)
+
+
+SUM = {"amount": 50_000, "currency": "INR"}
+
+
+@pytest.mark.parametrize(
+    ("event_type", "entities", "amount"),
+    [
+        ("payment.captured", {"payment": PAYMENT | SUM}, Money(50_000, "INR")),
+        ("order.paid", {"payment": PAYMENT | SUM, "order": {"id": "order_1"} | SUM}, Money(50_000, "INR")),
+        ("order.paid", {"order": {"id": "order_1"} | SUM}, Money(50_000, "INR")),
+        ("refund.processed", {"refund": REFUND | SUM | {"amount": 1}, "payment": PAYMENT | SUM}, Money(1, "INR")),
+        ("refund.processed", {"refund": REFUND, "payment": PAYMENT | SUM | {"captured": False}}, Money(50_000, "INR")),
+        ("payment.captured", {"payment": PAYMENT}, None),
+        ("payment.captured", {"payment": PAYMENT | {"amount": True, "currency": "INR"}}, None),
+        ("payment.captured", {"payment": PAYMENT | {"amount": 1.5, "currency": "INR"}}, None),
+        ("payment.dispute.created", {"payment": PAYMENT | SUM, "dispute": {"id": "disp_1"} | SUM}, None),
+    ],
+)
+def test_amount(event_type: str, entities: dict[str, Any], amount: Money | None) -> None:
+    assert event(event_type, **entities).amount == amount
 
 
 def test_event_without_an_id_is_known_by_its_body() -> None:

@@ -1,7 +1,7 @@
 """The sandbox beyond the contract suite: its pages, its webhooks, its memory, and its table in the guide."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,11 +18,13 @@ from loop.domain.attempts import (
     Voided,
 )
 from loop.domain.declines import DECLINES
+from loop.domain.disputes import DisputeOutcome, DisputeStatus
 from loop.domain.money import Money
 from loop.domain.refunds import RefundStatus
 from loop.processors.base import (
     Account,
     AuthorizeRequest,
+    DisputeReference,
     IdempotencyKey,
     PaymentReference,
     ProcessorSetup,
@@ -239,3 +241,83 @@ async def test_webhooks_of_a_payment(token: str, types: list[str]) -> None:
 async def test_is_not_called_inside_a_transaction() -> None:
     with open_transaction(), pytest.raises(RuntimeError, match="transaction"):
         await sandbox().fetch(ACCOUNT, PaymentReference("sbx_1a_approve", request("tok_approve")))
+
+
+def dispute_of(outcome: Outcome, wanted: AuthorizeRequest) -> DisputeReference:
+    assert isinstance(outcome, Approved)
+    return DisputeReference(f"sbxd_{wanted.attempt_id[4:]}", PaymentReference(outcome.reference, wanted))
+
+
+@pytest.mark.parametrize(
+    ("token", "told"),
+    [
+        ("tok_dispute", [DisputeStatus.OPENED] * 3),
+        ("tok_dispute_won", [DisputeStatus.OPENED, DisputeStatus.WON, DisputeStatus.WON]),
+        ("tok_dispute_lost", [DisputeStatus.OPENED, DisputeStatus.LOST, DisputeStatus.LOST]),
+        ("tok_dispute_inquiry", [DisputeStatus.INQUIRY, DisputeStatus.CLOSED, DisputeStatus.CLOSED]),
+    ],
+)
+async def test_a_dispute_goes_on_by_being_asked_about(token: str, told: list[DisputeStatus]) -> None:
+    processor, wanted = sandbox(), request(token)
+    dispute = dispute_of(await pay(processor, wanted), wanted)
+    answers = [await processor.fetch_dispute(ACCOUNT, dispute) for _ in told]
+    assert answers == [
+        DisputeOutcome(
+            dispute.reference,
+            str(dispute.payment.reference),
+            status,
+            Money(5_000, "EUR"),
+            "fraudulent",
+            NOW + timedelta(days=7),
+        )
+        for status in told
+    ]
+
+
+@pytest.mark.parametrize(("token", "is_refused"), [("tok_dispute", True), ("tok_dispute_won", False)])
+async def test_what_is_disputed_is_not_refunded(token: str, *, is_refused: bool) -> None:
+    processor, wanted = sandbox(), request(token)
+    dispute = dispute_of(await pay(processor, wanted), wanted)
+    refund = RefundRequest("ref_1", dispute.payment, Money(1, "EUR"), None)
+    for _ in range(2):
+        await processor.fetch_dispute(ACCOUNT, dispute)
+    outcome = await processor.refund(ACCOUNT, refund, key=IdempotencyKey("lpi_refund"))
+    assert (outcome.status is RefundStatus.FAILED) is is_refused
+
+
+async def test_no_other_payment_is_disputed() -> None:
+    processor = sandbox()
+    undisputed, held = request("tok_approve"), request("tok_dispute", is_manual_capture=True, attempt_id="att_2b")
+    approved = dispute_of(await pay(processor, undisputed), undisputed)
+    assert isinstance(await processor.fetch_dispute(ACCOUNT, approved), Unknown)
+    await processor.authorize(ACCOUNT, held, key=IdempotencyKey("lpi_other"))
+    for reference in ("sbxd_1a", "sbxd_", "", "nonsense"):
+        wrong = DisputeReference(reference, PaymentReference("sbx_2b_dispute", held))
+        assert isinstance(await processor.fetch_dispute(ACCOUNT, wrong), Unknown)
+
+
+async def test_a_process_that_remembers_nothing_begins_a_dispute_anew() -> None:
+    before, wanted = sandbox(), request("tok_dispute_lost")
+    dispute = dispute_of(await pay(before, wanted), wanted)
+    after = sandbox()
+    statuses = []
+    for _ in range(2):
+        outcome = await after.fetch_dispute(ACCOUNT, dispute)
+        assert isinstance(outcome, DisputeOutcome)
+        statuses.append(outcome.status)
+    assert statuses == [DisputeStatus.OPENED, DisputeStatus.LOST]
+
+
+def test_the_webhooks_of_a_dispute_name_it() -> None:
+    processor = sandbox()
+    events = [
+        processor.parse_webhook(body, headers, secrets=["whsec_1"], now=NOW)
+        for body, headers in processor.webhooks_for("sbx_1a_dispute_lost", secret="whsec_1")
+    ]
+    assert [(event.event_type, event.dispute_reference) for event in events] == [
+        ("payment.captured", None),
+        ("dispute.opened", "sbxd_1a"),
+        ("dispute.closed", "sbxd_1a"),
+    ]
+    assert {(event.payment_reference, event.attempt_id) for event in events} == {("sbx_1a_dispute_lost", "att_1a")}
+    assert len({event.event_id for event in events}) == 3

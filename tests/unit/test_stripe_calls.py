@@ -490,6 +490,23 @@ async def test_unreadable_answer_is_unknown(status: int, text: str) -> None:
     assert all(incoming.path != "/elsewhere" for incoming in seen)
 
 
+async def test_a_payment_of_another_currency_is_not_believed() -> None:
+    intent = {
+        "id": "pi_1", "object": "payment_intent", "status": "succeeded", "amount": 5_000, "amount_received": 5_000,
+        "currency": "eur", "latest_charge": "ch_1", "last_payment_error": None, "next_action": None,
+    }  # fmt: skip
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.json_response(intent)
+
+    async with answering(answer) as (url, _), stripe_at(url) as processor:
+        payment = PaymentReference("pi_1", request())
+        assert isinstance(await processor.fetch(ACCOUNT, payment), Unknown)
+        assert isinstance(await pay(processor, request()), Unknown)
+        intent["currency"] = "usd"
+        assert isinstance(await processor.fetch(ACCOUNT, payment), Approved)
+
+
 async def test_requests_carry_version_and_key_and_no_telemetry() -> None:
     async def answer(_: web.Request) -> web.StreamResponse:
         headers = {"Request-Id": "req_of_another_merchant", "Set-Cookie": "a=1"}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import stripe
 
+from loop.domain.money import Money
 from loop.processors.base import WebhookEvent, WebhookSignatureError
 from loop.processors.stripe_webhooks import TOLERANCE_S, event_of, verify_signature
 
@@ -87,14 +88,39 @@ def event(event_type: str, **item: object) -> WebhookEvent:
         ("refund.updated", {"id": "re_1", "payment_intent": "pi_1", "metadata": OURS}, "pi_1", "att_1", "re_1"),
         ("charge.refund.updated", {"id": "re_1", "payment_intent": "pi_1", "metadata": None}, "pi_1", None, "re_1"),
         ("charge.refunded", {"id": "ch_1", "payment_intent": "pi_1", "metadata": OURS}, "pi_1", "att_1", None),
-        ("charge.dispute.created", {"id": "dp_1", "payment_intent": "pi_1"}, "pi_1", None, None),
-        ("charge.dispute.closed", {"id": "dp_1", "payment_intent": None}, None, None, None),
         ("charge.succeeded", {"id": "ch_1", "payment_intent": "pi_1", "metadata": OURS}, None, None, None),
         ("payout.paid", {"id": "po_1", "metadata": OURS}, None, None, None),
     ],
 )
 def test_event(event_type: str, item: dict[str, Any], payment: str, attempt_id: str, refund: str) -> None:
     assert event(event_type, **item) == WebhookEvent("evt_1", event_type, payment, attempt_id, refund)
+
+
+@pytest.mark.parametrize("name", ["created", "updated", "closed", "funds_withdrawn", "funds_reinstated"])
+def test_dispute_event(name: str) -> None:
+    event_type, about = f"charge.dispute.{name}", {"id": "dp_1", "metadata": {}, "amount": 400, "currency": "eur"}
+    found = event(event_type, **about, payment_intent="pi_1")
+    assert found == WebhookEvent("evt_1", event_type, "pi_1", dispute_reference="dp_1")
+    of_nobody = event(event_type, **about, payment_intent=None)
+    assert (of_nobody.payment_reference, of_nobody.dispute_reference) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("event_type", "item", "amount"),
+    [
+        ("payment_intent.succeeded", {"amount": 4_999, "currency": "usd"}, Money(4_999, "USD")),
+        ("payment_intent.succeeded", {"amount": 10_000, "currency": "isk"}, Money(100, "ISK")),
+        ("payment_intent.succeeded", {"amount": 5, "currency": "mga"}, Money(500, "MGA")),
+        ("refund.updated", {"amount": 100, "currency": "jpy"}, Money(100, "JPY")),
+        ("payment_intent.succeeded", {"amount": True, "currency": "usd"}, None),
+        ("payment_intent.succeeded", {"amount": "4999", "currency": "usd"}, None),
+        ("payment_intent.succeeded", {"amount": 4_999}, None),
+        ("charge.dispute.created", {"amount": 4_999, "currency": "usd"}, None),
+        ("payout.paid", {"amount": 4_999, "currency": "usd"}, None),
+    ],
+)
+def test_amount_is_in_loops_minor_units(event_type: str, item: dict[str, Any], amount: Money | None) -> None:
+    assert event(event_type, id="x_1", payment_intent="pi_1", **item).amount == amount
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ END_OTHERS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
     "WHERE datname = current_database() AND pid <> pg_backend_pid()"
 )
+WITHOUT_TRIGGERS = "SET session_replication_role = replica"
+"""Among them those that keep the audit log from being emptied."""
 EMPTY_ALL = "; ".join(f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables))  # noqa: S608 - our own
 
 
@@ -34,7 +36,7 @@ def reused_postgres_url(postgres_url: str, postgres_template: str) -> Iterator[s
 @pytest.fixture
 def postgres_database_url(reused_postgres_url: str) -> str:
     """Return the URL of a migrated PostgreSQL database without a row."""
-    run_sql(reused_postgres_url, END_OTHERS, EMPTY_ALL)
+    run_sql(reused_postgres_url, END_OTHERS, WITHOUT_TRIGGERS, EMPTY_ALL)
     return reused_postgres_url
 
 

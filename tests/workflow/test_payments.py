@@ -20,6 +20,8 @@ from loop.storage.checkout import CheckoutSession
 from loop.storage.jobs import LEASE
 from loop.storage.orders import OrderInHand
 from loop.workflows import payments, processor_configs
+from loop.workflows.attempts import prepare
+from loop.workflows.outcomes import record
 from loop.workflows.processor_configs import ConfigChange
 from tests.builders import Clock, Mood, Shop, open_shop, work_off
 
@@ -124,7 +126,7 @@ async def test_an_answer_about_the_customer_s_return_that_is_lost_is_asked_for_a
     assert attempt is not None
     assert attempt.processor_reference is not None
     shop.next_answers("fetch", SILENCE)
-    unclear = await payments.record(shop.context, attempt, SILENCE, job=None)
+    unclear = (await record(shop.context, attempt, SILENCE, job=None)).in_hand
     assert unclear.order.status is OrderStatus.REQUIRES_ACTION
     (asking,) = await shop.jobs(waiting.order.id)
     assert asking.run_at - clock.at <= timedelta(seconds=polling.STEPS_S[0])
@@ -132,7 +134,7 @@ async def test_an_answer_about_the_customer_s_return_that_is_lost_is_asked_for_a
     account = processor_configs.account_of(
         shop.context, (await processor_configs.list_all(shop.context, shop.merchant_id))[0]
     )
-    call = await payments.prepare(shop.context, attempt.id)
+    call = await prepare(shop.context, attempt.id)
     assert call is not None
     await shop.sandbox.complete_action(
         account, call.payment, parameters={RESULT_PARAMETER: "approved", SIGNATURE_PARAMETER: signature}
@@ -206,10 +208,24 @@ async def test_an_adapter_that_raises_says_nothing_of_the_money(shop: Shop, cloc
     assert shop.moved("charge") == [1_000]
 
 
-async def test_a_first_request_that_was_not_sent_has_failed(shop: Shop) -> None:
-    shop.next_answers("authorize", UNREACHABLE)
+async def test_a_request_that_was_not_sent_twice_has_failed(shop: Shop) -> None:
+    shop.next_answers("authorize", UNREACHABLE, UNREACHABLE)
     paid = await shop.paid()
     assert (paid.order.status, paid.order.last_error_code) == (OrderStatus.FAILED, "processor_unreachable")
+
+
+async def test_a_request_that_was_not_sent_is_sent_once_more_under_the_same_key(shop: Shop) -> None:
+    shop.next_answers("authorize", UNREACHABLE)
+    paid = await shop.paid()
+    assert (paid.order.status, paid.order.attempt_count) == (OrderStatus.CAPTURED, 1)
+    assert len({key for _, key in shop.sandbox.called("authorize")}) == 1
+
+
+async def test_a_request_that_makes_no_sense_is_not_sent_again(shop: Shop) -> None:
+    shop.next_answers("authorize", NotSent("invalid_request", "No."))
+    paid = await shop.paid()
+    assert paid.order.status is OrderStatus.FAILED
+    assert len(shop.sandbox.called("authorize")) == 1
 
 
 async def test_a_repeat_that_was_not_sent_says_nothing_of_the_first(shop: Shop, clock: Clock) -> None:
@@ -406,7 +422,7 @@ async def test_the_same_answer_from_two_sides_at_once_is_written_down_once(shop:
     waiting = await shop.paid()
     assert waiting.attempt is not None
     approved = Approved("sbx_x", is_captured=True, amount_minor=1_000)
-    await asyncio.gather(*(payments.record(shop.context, waiting.attempt, approved, job=None) for _ in range(8)))
+    await asyncio.gather(*(record(shop.context, waiting.attempt, approved, job=None) for _ in range(8)))
     assert len(await shop.transactions(waiting.order.id)) == 1
     assert (await shop.event_types(waiting.order.id)).count("payment.captured") == 1
     assert not (await shop.now(waiting.order.id)).order.needs_review

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from loop.server.auth import authenticate, authenticate_person, key_cache
+from loop.server.auth import acting, authenticate, authenticate_person, key_cache
 from loop.server.request import Body, Time, body, context_of, json_response, path_id, time_text
 from loop.storage.merchants import ApiKey
 from loop.workflows import merchants
@@ -35,14 +35,14 @@ async def create(request: Request) -> Response:
     caller = await authenticate_person(request)
     sent = await body(request, NewKey)
     new = NewApiKey(sent.name, sent.expires_at, sent.mode, tuple(sent.scopes))
-    key, secret = await merchants.create_api_key(context_of(request), caller.merchant_id, new)
+    key, secret = await merchants.create_api_key(acting(request, caller), caller.merchant_id, new)
     return json_response({"apiKey": _key_json(key), "secret": secret}, status=201)
 
 
 async def revoke(request: Request) -> Response:
     """Revoke a key: at once in this process, and in others when they have forgotten it."""
     caller = await authenticate_person(request)
-    context = context_of(request)
+    context = acting(request, caller)
     key_id = path_id(request, "key_id", noun="API key")
     await merchants.revoke_api_key(context, caller.merchant_id, key_id)
     key_cache(context).forget(key_id)

@@ -7,7 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from loop.server.auth import Caller, authenticate
+from loop.domain.failover import LateSuccess
+from loop.server.auth import Caller, acting, authenticate
 from loop.server.dashboard_shapes import merchant_json
 from loop.server.request import Body, body, context_of, json_response
 from loop.workflows import merchants
@@ -23,6 +24,7 @@ class Changes(Body):
 
     name: _Text = ""
     webhook_url: _Text | None = None
+    late_success: LateSuccess = LateSuccess.ACCEPT
 
 
 async def show(request: Request) -> Response:
@@ -37,11 +39,12 @@ async def change(request: Request) -> Response:
     """Change the profile and answer it."""
     caller = await authenticate(request)
     sent = await body(request, Changes)
-    context = context_of(request)
+    context = acting(request, caller)
     changes = ProfileChange(
         name=sent.name if "name" in sent.model_fields_set else None,
         has_webhook_url="webhook_url" in sent.model_fields_set,
         webhook_url=sent.webhook_url,
+        late_success=sent.late_success if "late_success" in sent.model_fields_set else None,
     )
     profile = await merchants.update_profile(context, caller.merchant_id, changes)
     return json_response(_profile_json(context, caller, profile))

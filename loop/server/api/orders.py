@@ -12,7 +12,7 @@ from loop.domain.errors import not_found
 from loop.domain.money import Money
 from loop.domain.orders import Order, OrderStatus
 from loop.domain.transactions import Transaction
-from loop.server.auth import authenticate
+from loop.server.auth import acting, authenticate
 from loop.server.idempotency import create_once, keyed_request, once
 from loop.server.payment_methods import Country, PaymentMethod, ProcessorName
 from loop.server.request import (
@@ -37,10 +37,10 @@ from loop.server.shapes import order_filter_of, order_json, payment_json
 from loop.storage import orders as order_rows
 from loop.storage import transactions as transaction_rows
 from loop.workflows import captures, orders, payments, timeline
+from loop.workflows.attempts import PayRequest
 from loop.workflows.context import Context
 from loop.workflows.idempotency import Claim
 from loop.workflows.orders import NewOrder
-from loop.workflows.payments import PayRequest
 
 WAIT_S: Final = 10
 MAX_WAIT_S: Final = 30
@@ -190,7 +190,7 @@ async def capture(request: Request) -> Response:
     order_id = path_id(request, "order_id", noun="order")
     content = await read_json(request)
     wanted = parse(CaptureOrder, content)
-    context = context_of(request)
+    context = acting(request, caller)
 
     async def run(claim: Claim | None) -> Response:
         order = await _order_if(context, caller.merchant_id, order_id, claim=claim, statuses=PAID)
@@ -209,7 +209,7 @@ async def cancel(request: Request) -> Response:
     order_id = path_id(request, "order_id", noun="order")
     content = await read_json(request)
     wanted = parse(CancelOrder, content)
-    context = context_of(request)
+    context = acting(request, caller)
 
     async def run(claim: Claim | None) -> Response:
         ended = frozenset({OrderStatus.CANCELLED})

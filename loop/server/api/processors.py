@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from loop.server.auth import authenticate
+from loop.server.auth import acting, authenticate
 from loop.server.request import Body, body, context_of, json_response, path_id, time_text
 from loop.storage.processor_configs import ProcessorConfig
 from loop.workflows import processor_configs
@@ -51,7 +51,7 @@ async def list_all(request: Request) -> Response:
 async def put(request: Request) -> Response:
     """Create the account at a processor, or replace it with its credentials."""
     caller = await authenticate(request)
-    context = context_of(request)
+    context = acting(request, caller)
     name: str = request.path_params["name"]
     context.processors.credentials_schema(name)  # an unknown name is refused before its body is judged
     sent = await body(request, NewConfig)
@@ -63,7 +63,7 @@ async def put(request: Request) -> Response:
 async def change(request: Request) -> Response:
     """Change an account, but not its credentials."""
     caller = await authenticate(request)
-    context = context_of(request)
+    context = acting(request, caller)
     name = path_id(request, "name", noun="processor")
     sent = await body(request, Changes)
     changes = ConfigChange(sent.enabled, sent.priority, sent.test_mode)
@@ -72,10 +72,10 @@ async def change(request: Request) -> Response:
 
 
 async def remove(request: Request) -> Response:
-    """Remove an account."""
+    """Remove an account: it takes no new payment, and goes on with those that it has taken."""
     caller = await authenticate(request)
     name = path_id(request, "name", noun="processor")
-    await processor_configs.remove(context_of(request), caller.merchant_id, name)
+    await processor_configs.remove(acting(request, caller), caller.merchant_id, name)
     return Response(status_code=204)
 
 
@@ -88,6 +88,7 @@ def _config_json(context: Context, config: ProcessorConfig) -> dict[str, object]
         "testMode": config.is_test_mode,
         "health": HEALTH,
         "webhookUrl": f"{context.settings.checkout_base_url}/webhooks/{config.processor}/{config.id}",
+        "warnings": list(processor_configs.warnings_about(context, config)),
         "createdAt": time_text(config.created_at),
         "updatedAt": time_text(config.updated_at),
     }

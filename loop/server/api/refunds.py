@@ -10,7 +10,7 @@ from starlette.routing import Route
 from loop.domain.errors import not_found
 from loop.domain.ids import PREFIX_REFUND
 from loop.domain.refunds import PUBLIC_STATUS, Refund
-from loop.server.auth import authenticate
+from loop.server.auth import acting, authenticate
 from loop.server.idempotency import once
 from loop.server.request import Amount, Body, context_of, json_response, parse, path_id, read_json, time_text
 from loop.storage import orders as order_rows
@@ -36,7 +36,7 @@ async def create(request: Request) -> Response:
     order_id = path_id(request, "order_id", noun="order")
     content = await read_json(request)
     wanted = parse(RefundOrder, content)
-    context = context_of(request)
+    context = acting(request, caller)
 
     async def run(claim: Claim | None) -> Response:
         made = None

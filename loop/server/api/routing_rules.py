@@ -12,7 +12,7 @@ from loop.domain.ids import PREFIX_ORDER, PREFIX_ROUTING_RULE
 from loop.domain.money import Money
 from loop.domain.routing import Assessment, RoutingDecision
 from loop.domain.routing_rules import Conditions, PaymentTraits, Rule, tied_to
-from loop.server.auth import authenticate
+from loop.server.auth import acting, authenticate
 from loop.server.idempotency import once
 from loop.server.payment_methods import Brand, Country, MethodType, PaymentMethod, ProcessorName
 from loop.server.request import (
@@ -93,7 +93,7 @@ async def create(request: Request) -> Response:
     caller = await authenticate(request)
     content = await read_json(request)
     sent = parse(RuleBody, content)
-    context = context_of(request)
+    context = acting(request, caller)
     new_id = context.new_id(PREFIX_ROUTING_RULE)
 
     async def run(claim: Claim | None) -> Response:
@@ -116,7 +116,7 @@ async def replace(request: Request) -> Response:
     caller = await authenticate(request)
     rule_id = path_id(request, "rule_id", noun="routing rule")
     rule = _rule_of(await body(request, RuleBody), rule_id)
-    saved = await routing.save_rule(context_of(request), caller.merchant_id, rule, is_new=False)
+    saved = await routing.save_rule(acting(request, caller), caller.merchant_id, rule, is_new=False)
     return json_response(_saved_json(saved))
 
 
@@ -124,7 +124,7 @@ async def remove(request: Request) -> Response:
     """Remove a rule."""
     caller = await authenticate(request)
     rule_id = path_id(request, "rule_id", noun="routing rule")
-    await routing.remove_rule(context_of(request), caller.merchant_id, rule_id)
+    await routing.remove_rule(acting(request, caller), caller.merchant_id, rule_id)
     return Response(status_code=204)
 
 

@@ -1,4 +1,4 @@
-"""Webhooks out: what was sent to a merchant and how it went, and sending it again."""
+"""Webhooks out: what was sent to a merchant, how each try of it went, and sending it again."""
 
 from typing import Final
 
@@ -6,21 +6,35 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from loop.domain.deliveries import DeliveryStatus
+from loop.domain.deliveries import DeliveryAttempt, DeliveryStatus
+from loop.domain.errors import not_found
 from loop.server.auth import authenticate
 from loop.server.dashboard_shapes import pagination_json
+from loop.server.idempotency import once
 from loop.server.request import (
+    Body,
+    Text255,
     context_of,
     json_response,
     page_of,
+    parse,
     path_id,
     query_of,
+    read_json,
     time_text,
     validation_failed,
 )
+from loop.storage import deliveries as delivery_rows
 from loop.storage import webhooks as webhook_rows
-from loop.storage.webhooks import EventWithDelivery
-from loop.workflows import webhooks
+from loop.storage.deliveries import EventWithDelivery
+from loop.workflows import deliveries
+from loop.workflows.idempotency import Claim
+
+
+class Destination(Body):
+    """Where to send an event again: one endpoint, or all that hear of it."""
+
+    endpoint_id: Text255 | None = None
 
 
 async def list_page(request: Request) -> Response:
@@ -28,7 +42,7 @@ async def list_page(request: Request) -> Response:
     caller = await authenticate(request)
     page, status = page_of(request), _status_of(request)
     async with context_of(request).database.reading() as reader:
-        rows, total = await webhook_rows.list_page(
+        rows, total = await delivery_rows.list_page(
             reader, caller.merchant_id, status, offset=page.offset, limit=page.limit
         )
     return json_response({"data": [_webhook_json(row) for row in rows], "pagination": pagination_json(page, total)})
@@ -43,30 +57,66 @@ def _status_of(request: Request) -> DeliveryStatus | None:
     return DeliveryStatus(status)
 
 
+async def list_attempts(request: Request) -> Response:
+    """Answer how each try of an event's deliveries went, newest first, as far as that is kept."""
+    caller = await authenticate(request)
+    event_id = path_id(request, "event_id", noun="event")
+    async with context_of(request).database.reading() as reader:
+        if await webhook_rows.event(reader, caller.merchant_id, event_id) is None:
+            raise not_found("event")
+        attempts = await delivery_rows.attempts_of(reader, caller.merchant_id, event_id)
+    return json_response([_attempt_json(attempt) for attempt in attempts])
+
+
 async def retry(request: Request) -> Response:
     """Send an event again, delivered before or not."""
     caller = await authenticate(request)
-    await webhooks.retry(context_of(request), caller.merchant_id, path_id(request, "event_id", noun="event"))
-    return json_response({"success": True})
+    event_id = path_id(request, "event_id", noun="event")
+    content = await read_json(request)
+    destination = parse(Destination, content)
+    context = context_of(request)
+
+    async def run(_: Claim | None) -> Response:
+        await deliveries.retry(context, caller.merchant_id, event_id, destination.endpoint_id)
+        return json_response({"success": True})
+
+    return await once(request, caller.merchant_id, content=content, operation=run)
 
 
 def _webhook_json(row: EventWithDelivery) -> dict[str, object]:
     event, delivery = row.event, row.delivery
+    is_waiting = delivery.status is DeliveryStatus.PENDING
     return {
         "id": event.id,
         "orderId": event.order_id,
         "eventType": event.event_type,
+        "endpointId": delivery.endpoint_id,
         "status": delivery.status,
         "attempts": delivery.attempts,
         "lastAttemptAt": time_text(delivery.last_attempt_at),
         "lastStatusCode": delivery.last_status_code,
         "lastError": delivery.last_error,
+        "nextAttemptAt": time_text(delivery.next_attempt_at) if is_waiting else None,
         "deliveredAt": time_text(delivery.delivered_at),
         "createdAt": time_text(event.created_at),
     }
 
 
+def _attempt_json(attempt: DeliveryAttempt) -> dict[str, object]:
+    return {
+        "endpointId": attempt.endpoint_id,
+        "attempt": attempt.number,
+        "statusCode": attempt.status_code,
+        "durationMs": attempt.duration_ms,
+        "address": attempt.address,
+        "answer": attempt.answer,
+        "error": attempt.error,
+        "createdAt": time_text(attempt.tried_at),
+    }
+
+
 routes: Final = [
     Route("/api/webhooks", list_page, methods=["GET"]),
+    Route("/api/webhooks/{event_id}/attempts", list_attempts, methods=["GET"]),
     Route("/api/webhooks/{event_id}/retry", retry, methods=["POST"]),
 ]

@@ -1,0 +1,250 @@
+"""Payment attempts: make one as routing decided, and prepare, key and ask what a call about it needs."""
+
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field, replace
+
+from loop.domain.attempts import Attempt, AttemptStatus, Outcome, Unknown
+from loop.domain.errors import invalid, not_found
+from loop.domain.events import EventType
+from loop.domain.idempotency import processor_key
+from loop.domain.ids import PREFIX_ATTEMPT
+from loop.domain.money import Money
+from loop.domain.orders import Order
+from loop.domain.routing import Candidate, RoutingDecision
+from loop.domain.routing_rules import PaymentTraits, tied_to
+from loop.processors.base import Account, AuthorizeRequest, IdempotencyKey, PaymentReference, Processor
+from loop.storage import attempts, jobs, orders, processor_configs
+from loop.storage.database import Reader
+from loop.storage.jobs import Job
+from loop.storage.orders import OrderInHand
+from loop.storage.statements import Parameters, Write
+from loop.telemetry import get_logger
+from loop.workflows import webhooks
+from loop.workflows.context import Context
+from loop.workflows.processor_configs import account_of
+from loop.workflows.runs import leased_job
+
+log = get_logger(__name__)
+
+ADVANCE = "advance_payment"
+"""The kind of the jobs that charge an attempt, and ask until its outcome is known."""
+
+ADVANCE_KEY_PREFIX = f"{ADVANCE}:"
+
+Writes = list[tuple[Write, Parameters]]
+
+
+@dataclass(frozen=True, slots=True)
+class PayRequest:
+    """How an order is to be paid. `token` is the processor's own; None lets the customer's browser pay.
+
+    `tokens` holds one for each of several processors and goes before `token`, so that any of them can take the order.
+    `brand` (lower case) and `country` (upper case) are the card's, as far as they are known.
+    """
+
+    payment_method: str = "card"
+    token: str | None = field(default=None, repr=False)
+    tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
+    brand: str | None = None
+    country: str | None = None
+    processor: str | None = None
+    is_retry: bool = False
+    return_url: str | None = None
+
+
+Snapshot = Mapping[str, object]
+"""What an attempt's processor is asked for, as it is kept with the attempt."""
+
+
+def snapshot_of(order: Order, request: PayRequest) -> Snapshot:
+    """Return what is kept of a request to pay, so that a repeat is identical and the next processor is asked alike."""
+    return {
+        "paymentMethod": request.payment_method,
+        "token": request.token,
+        "tokens": dict(request.tokens),
+        "brand": request.brand,
+        "country": request.country,
+        "customerEmail": order.customer_email,
+        "description": order.description,
+        "merchantReturnUrl": request.return_url,
+        "forcedProcessor": request.processor,
+    }
+
+
+def tokens_of(snapshot: Snapshot) -> Mapping[str, str]:
+    """Return the tokens that were given for one processor each."""
+    tokens = snapshot.get("tokens")
+    return {str(name): str(token) for name, token in tokens.items()} if isinstance(tokens, Mapping) else {}
+
+
+def has_token(snapshot: Snapshot) -> bool:
+    """Tell whether Loop pays for the customer; without any token the customer pays in the browser."""
+    return snapshot.get("token") is not None or bool(tokens_of(snapshot))
+
+
+def traits_of(order: Order, snapshot: Snapshot) -> PaymentTraits:
+    """Return what routing looks at of an order that is to be paid as the snapshot says."""
+    return PaymentTraits(
+        order_id=order.id,
+        amount=order.amount,
+        payment_method=str(snapshot["paymentMethod"]),
+        is_manual_capture=order.is_manual_capture,
+        brand=_optional_text(snapshot["brand"]),
+        country=_optional_text(snapshot["country"]) or order.country,
+        metadata=order.metadata,
+        tokens_for=tied_to(_optional_text(snapshot["token"]), tokens_of(snapshot)),
+    )
+
+
+def new_attempt(context: Context, order: Order, candidate: Candidate, *, snapshot: Snapshot) -> Attempt:
+    """Return the next attempt of an order, which counts it already."""
+    return Attempt(
+        id=context.new_id(PREFIX_ATTEMPT),
+        order_id=order.id,
+        merchant_id=order.merchant_id,
+        processor_config_id=candidate.config_id,
+        processor=candidate.processor,
+        number=order.attempt_count,
+        status=AttemptStatus.SUBMITTING,
+        amount_minor=order.amount_minor,
+        currency=order.currency,
+        is_manual_capture=order.is_manual_capture,
+        request=snapshot,
+        processor_reference=None,
+        action=None,
+        error_code=None,
+        error_message=None,
+        decline_class=None,
+        raw_error_code=None,
+        asked_count=0,
+        unclear_since=None,
+        created_at=order.updated_at,
+        updated_at=order.updated_at,
+    )
+
+
+def beginning(
+    context: Context, order: Order, decision: RoutingDecision, *, snapshot: Snapshot
+) -> tuple[OrderInHand, Job, Writes]:
+    """Return an order with its next attempt, the leased job that charges it, and the writes that record both."""
+    begun = replace(
+        order,
+        processor=decision.candidate.processor,
+        processor_order_id=None,
+        attempt_count=order.attempt_count + 1,
+        last_error_code=None,
+        last_error_message=None,
+        updated_at=context.now(),
+    )
+    attempt = new_attempt(context, begun, decision.candidate, snapshot=snapshot)
+    job = advance_job(context, attempt)
+    about = {"attempt": attempt.number, "declineCategory": None}
+    writes = [
+        orders.updating(begun),
+        attempts.insertion(attempt, decision.reasons),
+        jobs.insertion(job),
+        *webhooks.recording(context, begun, EventType.PAYMENT_PROCESSING, payload=about),
+    ]
+    return OrderInHand(begun, attempt), job, writes
+
+
+def advance_job(context: Context, attempt: Attempt) -> Job:
+    """Return the job, leased by this process, that charges an attempt."""
+    key = f"{ADVANCE_KEY_PREFIX}{attempt.id}"
+    return leased_job(context, ADVANCE, attempt.order_id, key=key, arguments={"attemptId": attempt.id})
+
+
+FAIL_OVER = "fail_over_payment"
+"""The kind of the jobs that bring an order to its next processor."""
+
+
+def fail_over_job(context: Context, attempt: Attempt, *, needs_fence: bool) -> Job:
+    """Return the job, leased by this process, that goes on after an attempt that surely took no money."""
+    arguments = {"attemptId": attempt.id, "needsFence": needs_fence}
+    return leased_job(context, FAIL_OVER, attempt.order_id, key=f"{FAIL_OVER}:{attempt.id}", arguments=arguments)
+
+
+def authorize_request(context: Context, attempt: Attempt) -> AuthorizeRequest:
+    """Return the request of an attempt exactly as it was first made."""
+    snapshot = attempt.request
+    own_token = tokens_of(snapshot).get(attempt.processor)
+    return AuthorizeRequest(
+        order_id=attempt.order_id,
+        attempt_id=attempt.id,
+        amount=Money(attempt.amount_minor, attempt.currency),
+        is_manual_capture=attempt.is_manual_capture,
+        payment_method=str(snapshot["paymentMethod"]),
+        token=_optional_text(own_token or snapshot["token"]),
+        customer_email=_optional_text(snapshot["customerEmail"]),
+        description=_optional_text(snapshot["description"]),
+        return_url=f"{context.settings.checkout_base_url}/return/{attempt.id}",
+        created_at=attempt.created_at,
+    )
+
+
+def _optional_text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+VOID = "void_payment"
+"""The kind of the jobs that release held money, or cancel what nobody has paid yet."""
+
+SETTLE_KEY_PREFIX = "settle_payment:"
+
+
+def settle_key(attempt: Attempt) -> str:
+    """Return the dedupe key of the jobs that capture or void an attempt: there is one at a time."""
+    return f"{SETTLE_KEY_PREFIX}{attempt.id}"
+
+
+async def paying(reader: Reader, order: Order, latest: Attempt | None, status: AttemptStatus) -> Attempt:
+    """Return the attempt in this status whose money is the order's; raises `not_found`.
+
+    It is not always the latest: an earlier one may have succeeded late.
+    """
+    if latest is not None and latest.status is status and not latest.is_duplicate:
+        return latest
+    for attempt, _ in await attempts.of_order(reader, order.merchant_id, order.id):
+        if attempt.status is status and not attempt.is_duplicate:
+            return attempt
+    raise not_found("payment")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An attempt with all that a call about it needs."""
+
+    attempt: Attempt
+    processor: Processor
+    account: Account
+    payment: PaymentReference
+
+
+async def prepare(context: Context, attempt_id: str) -> Call | None:
+    """Return an attempt with what a call about it needs, or None; raises `processor_removed`."""
+    async with context.database.reading() as reader:
+        attempt = await attempts.get(reader, attempt_id)
+        if attempt is None:
+            return None
+        config = await processor_configs.get(reader, attempt.processor_config_id)
+    if config is None:
+        raise invalid(
+            "processor_removed",
+            f"The {attempt.processor} account that took this payment was removed; settle it there.",
+        )
+    payment = PaymentReference(attempt.processor_reference, authorize_request(context, attempt))
+    return Call(attempt, context.processors.get(attempt.processor), account_of(context, config), payment)
+
+
+def operation_key(attempt: Attempt, operation: str) -> IdempotencyKey:
+    """Return the key of one operation on an attempt."""
+    return IdempotencyKey(processor_key(attempt.processor_config_id, attempt.id, operation=operation))
+
+
+async def asked(call: Coroutine[object, object, Outcome]) -> Outcome:
+    """Return a processor's answer; whatever it raises may have happened after the money moved, so it is unknown."""
+    try:
+        return await call
+    except Exception as error:
+        log.exception("processor.raised")
+        return Unknown(f"the processor's adapter raised {type(error).__name__}")

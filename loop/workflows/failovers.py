@@ -1,0 +1,126 @@
+"""Failovers: end what one processor may still be paid for, then let the next one take the order."""
+
+from dataclasses import replace
+
+from loop.domain import polling
+from loop.domain.attempts import Approved, Attempt, AttemptStatus, Cancelled, NotSent, Outcome, Unknown, Voided
+from loop.domain.errors import conflict
+from loop.domain.events import EventType
+from loop.domain.failover import DeclineFinality, failed_after_all
+from loop.domain.orders import Order, OrderStatus
+from loop.storage import jobs, orders
+from loop.storage.jobs import Job
+from loop.storage.orders import OrderInHand
+from loop.telemetry import get_logger
+from loop.workflows import routing, webhooks
+from loop.workflows.attempts import Call, Writes, asked, beginning, operation_key, prepare
+from loop.workflows.context import Context
+from loop.workflows.outcomes import record
+from loop.workflows.runs import Recorded, finish
+
+log = get_logger(__name__)
+
+FENCE_TRIES = 3
+"""How often a processor that does not answer is asked to cancel the declined payment before the order is failed."""
+
+RETRY_AFTER_S = 5
+
+
+async def _fence(call: Call) -> Outcome:
+    """Ask a processor to cancel the payment that it declined; the same key each time, so that it is cancelled once."""
+    key = operation_key(call.attempt, "fence")
+    return await asked(call.processor.void(call.account, call.payment, key=key))
+
+
+async def fence_last(context: Context, merchant_id: str, order_id: str) -> None:
+    """Make sure that a failed order's last attempt cannot be paid any more, before the order is tried again.
+
+    Raises `previous_attempt_open` when its processor does not confirm that. Money that turns up is recorded.
+    """
+    async with context.database.reading() as reader:
+        in_hand = await orders.get_in_hand(reader, merchant_id, order_id)
+    if in_hand is None or in_hand.attempt is None or in_hand.order.status is not OrderStatus.FAILED:
+        return
+    attempt = in_hand.attempt
+    if attempt.status is not AttemptStatus.FAILED or attempt.processor_reference is None:
+        return
+    call = await prepare(context, attempt.id)
+    if call is None or call.processor.capabilities.decline_finality is not DeclineFinality.UNTIL_CANCELLED:
+        return
+    outcome = await _fence(call)
+    if isinstance(outcome, Approved):
+        await record(context, attempt, outcome, job=None)  # what is asked next finds the order paid
+    elif not isinstance(outcome, Cancelled | Voided):
+        raise conflict(
+            "previous_attempt_open",
+            f"{attempt.processor} has not confirmed that the last attempt is cancelled; try again in a moment.",
+            retry_after_s=RETRY_AFTER_S,
+        )
+
+
+async def fail_over(context: Context, job: Job) -> Recorded | None:
+    """Fence the attempt that failed, where its processor needs that, and begin the next at another processor."""
+    call = await prepare(context, str(job.arguments["attemptId"]))
+    if call is None:
+        await finish(context, job)
+        return None
+    if call.attempt.status is AttemptStatus.FAILED and job.arguments["needsFence"]:
+        context.reached("failover.intent_recorded")
+        outcome = await _fence(call)
+        context.reached("failover.fenced")
+        if isinstance(outcome, Approved):
+            return await record(context, call.attempt, outcome, job=job)
+        if isinstance(outcome, Unknown | NotSent) and job.failures < FENCE_TRIES:
+            again = jobs.rescheduling(
+                job, context.now() + polling.delay(job.failures), failures=job.failures + 1, last_error="not cancelled"
+            )
+            async with context.database.transaction() as session:
+                jobs.require_held((await session.run_together([again]))[0])
+            return None
+        if not isinstance(outcome, Cancelled | Voided):
+            log.error("payment.not_fenced", order_id=call.attempt.order_id, attempt_id=call.attempt.id)
+            return await _go_on(context, job, call.attempt, may_go_on=False)
+    return await _go_on(context, job, call.attempt, may_go_on=True)
+
+
+async def _go_on(context: Context, job: Job, attempt: Attempt, *, may_go_on: bool) -> Recorded | None:
+    """Begin the next attempt, or fail the order when nobody is left; do nothing for an order that moved meanwhile."""
+    following: Job | None = None
+    async with context.database.transaction() as session:
+        in_hand = await orders.lock(session, attempt.merchant_id, attempt.order_id)
+        latest = None if in_hand is None else in_hand.attempt
+        writes: Writes = []
+        if in_hand is not None and latest is not None and _is_waiting(in_hand, attempt):
+            decision = await routing.choose_next(context, session, in_hand.order, after=latest) if may_go_on else None
+            if decision is None:
+                in_hand, writes = _failing(context, in_hand.order, latest)
+            else:
+                context.breakers.let_through(decision.candidate.config_id, context.now())
+                reason = f"after {attempt.processor} failed: {latest.error_code}"
+                decision = replace(decision, reasons=(reason, *decision.reasons))
+                in_hand, following, writes = beginning(context, in_hand.order, decision, snapshot=latest.request)
+        counts = await session.run_together([*writes, jobs.finishing(job)])
+        jobs.require_held(counts[-1])
+    context.reached("failover.recorded")
+    context.runner.wake()
+    if in_hand is None:
+        return None
+    log.info("payment.failed_over", order_id=attempt.order_id, attempt_id=attempt.id, status=in_hand.order.status)
+    return Recorded(in_hand, None if following is None else context.runner.start(context, following))
+
+
+def _is_waiting(in_hand: OrderInHand, attempt: Attempt) -> bool:
+    """Tell whether the order still waits for what follows this attempt: it was not paid by a late success since."""
+    is_latest = in_hand.attempt is not None and in_hand.attempt.id == attempt.id
+    is_failed = in_hand.attempt is not None and in_hand.attempt.status in (
+        AttemptStatus.FAILED,
+        AttemptStatus.CANCELLED,
+    )
+    return is_latest and is_failed and in_hand.order.status is OrderStatus.PROCESSING
+
+
+def _failing(context: Context, order: Order, attempt: Attempt) -> tuple[OrderInHand, Writes]:
+    failed = failed_after_all(order, attempt, now=context.now())
+    about = {"attempt": attempt.number, "declineCategory": attempt.decline_class}
+    told = webhooks.recording(context, failed, EventType.PAYMENT_FAILED, payload=about)
+    return OrderInHand(failed, attempt), [orders.updating(failed), *told]

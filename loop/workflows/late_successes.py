@@ -1,0 +1,71 @@
+"""Late successes: money that arrives after Loop had given up on it is accepted or sent back, as its merchant wants."""
+
+from dataclasses import replace
+
+from loop.domain.attempts import Attempt, AttemptStatus
+from loop.domain.failover import LateSuccess
+from loop.domain.orders import Change
+from loop.domain.refunds import reserve
+from loop.storage import jobs, merchants
+from loop.storage.database import Session
+from loop.storage.statements import Parameters, Write
+from loop.telemetry import get_logger
+from loop.workflows import refunds
+from loop.workflows.attempts import VOID, Writes, settle_key
+from loop.workflows.context import Context
+from loop.workflows.runs import leased_job, waiting
+
+log = get_logger(__name__)
+
+SECOND_PAYMENT = "another attempt paid the order"
+TOO_LATE = "the payment succeeded after the order had been given up"
+
+
+async def settling(
+    context: Context, session: Session, change: Change, *, latest: Attempt | None
+) -> tuple[Change, Writes]:
+    """Return a change with what a late success calls for, for its own transaction; any other change as it is.
+
+    A second payment always goes back. Money for an order that nothing else paid goes back if its merchant wants that.
+    An order that it pays while a newer attempt waits for the customer has that attempt cancelled.
+    """
+    if not change.is_late:
+        return change, []
+    attempt = change.attempt
+    log.error(
+        "payment.late_success",
+        order_id=change.order.id,
+        attempt_id=attempt.id,
+        is_second_payment=change.is_second_payment,
+    )
+    if change.is_second_payment:
+        return _giving_back(context, change)
+    merchant = await merchants.get(session, change.order.merchant_id)
+    is_unwanted = merchant is not None and merchant.late_success is LateSuccess.REFUND
+    change, writes = _giving_back(context, change) if is_unwanted else (change, [])
+    if latest is not None and latest.id != attempt.id and latest.status is AttemptStatus.REQUIRES_ACTION:
+        writes = [*writes, _voiding(context, latest, SECOND_PAYMENT)]
+    return change, writes
+
+
+def _giving_back(context: Context, change: Change) -> tuple[Change, Writes]:
+    attempt, order = change.attempt, change.order
+    reason = SECOND_PAYMENT if change.is_second_payment else TOO_LATE
+    if attempt.status is AttemptStatus.AUTHORIZED:
+        if context.processors.get(attempt.processor).capabilities.can_void:
+            return change, [_voiding(context, attempt, reason)]
+        # The hold lapses by itself; only an order that counts on it needs somebody to know.
+        return replace(change, order=replace(order, needs_review=not change.is_second_payment)), []
+    amount = sum(each.amount_minor for each in change.transactions)
+    if not change.is_second_payment:
+        order, amount = reserve(order, None, now=order.updated_at)
+    row, job, writes = refunds.beginning(
+        context, order, attempt, amount_minor=amount, reason=reason, is_reversal=change.is_second_payment
+    )
+    return replace(change, order=order), [*writes, jobs.insertion(waiting(job, row.created_at))]
+
+
+def _voiding(context: Context, attempt: Attempt, reason: str) -> tuple[Write, Parameters]:
+    arguments = {"attemptId": attempt.id, "reason": reason, "isUnattended": True}
+    job = leased_job(context, VOID, attempt.order_id, key=settle_key(attempt), arguments=arguments)
+    return jobs.insertion(waiting(job, context.now()))

@@ -1,0 +1,811 @@
+"""A Loop in a world of its own: virtual time, processors and a merchant that outlive it, and deaths at named points."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+import math
+import shutil
+import sqlite3
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import closing, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar, TypeVarTuple
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.tracing import Trace
+
+from loop.config import Settings
+from loop.domain.attempts import Approved, Declined, NotSent, Outcome, Pending, Unknown
+from loop.domain.declines import unified
+from loop.domain.errors import LoopError
+from loop.domain.failover import DeclineFinality
+from loop.domain.money import Money
+from loop.domain.refunds import RefundOutcome, RefundStatus
+from loop.processors.base import (
+    Account,
+    AuthorizeRequest,
+    IdempotencyKey,
+    PaymentReference,
+    Processor,
+    ProcessorSetup,
+    RefundReference,
+    RefundRequest,
+    WebhookEvent,
+)
+from loop.processors.http import require_no_transaction, within_deadline
+from loop.processors.registry import Registry
+from loop.processors.sandbox import SIGNATURE_HEADER, LedgerEntry, SandboxProcessor, _Payment
+from loop.storage import jobs as job_rows
+from loop.storage import merchants as merchant_rows
+from loop.storage import webhooks as webhook_rows
+from loop.storage.jobs import Job
+from loop.storage.keyring import Keyring
+from loop.storage.sqlite import SqliteDatabase
+from loop.workers.inline_runner import InlineRunner
+from loop.workers.schedule import SCHEDULE
+from loop.workflows import processor_configs, webhooks
+from loop.workflows.context import Context
+from loop.workflows.processor_configs import ConfigChange
+from tests.builders import MIDNIGHT, Clock, merchant
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+MERCHANT: Final = "mer_1"
+WEBHOOK_SECRET: Final = "whsec_of_the_processor"
+ENDPOINT_URL: Final = "http://shop.test/hooks"
+
+LOOP_POINTS: Final = (
+    "charge.intent_recorded", "charge.called", "charge.recorded",
+    "failover.intent_recorded", "failover.fenced", "failover.recorded",
+    "capture.intent_recorded", "capture.called",
+    "void.intent_recorded", "void.called",
+    "refund.intent_recorded", "refund.called", "refund.recorded",
+    "delivery.sent",
+)  # fmt: skip
+"""The points that Loop names itself."""
+
+WORLD_POINTS: Final = ("call.sent", "commit.begun", "commit.done")
+"""Points of the world: a request is on its way to a processor; a commit is about to happen, or nobody was told yet."""
+
+FINALITIES: Final[Mapping[str, DeclineFinality]] = {
+    "sandbox": DeclineFinality.FINAL,
+    "second": DeclineFinality.UNTIL_CANCELLED,
+    "third": DeclineFinality.OPEN,
+}
+"""The merchant's processors, the first one first, and how much a decline of each of them is worth."""
+
+SUBJECT: ContextVar[str | None] = ContextVar("subject", default=None)
+"""What the running command or job is about: an order, a refund, a delivery or an inbound webhook."""
+
+
+class Crash(SystemExit):
+    """The process is gone: the one kind of exception that ends an event loop at once, and that no handler swallows."""
+
+
+class AccidentKind(StrEnum):
+    """What happens at a point."""
+
+    CRASH = "crash"
+    """The process dies."""
+    CANCEL = "cancel"
+    """What runs is cancelled, as a shutdown does with what will not end."""
+
+
+@dataclass(slots=True)
+class Accident:
+    """Happens when a point is reached for the n-th time from now on."""
+
+    point: str
+    nth: int
+    kind: AccidentKind
+    frees_leases: bool
+    """Whether the next process frees the leases, as on SQLite, or waits until they end, as elsewhere."""
+
+
+class Fate(StrEnum):
+    """What becomes of a call to a processor."""
+
+    ANSWERED = "answered"
+    UNREACHABLE = "unreachable"
+    """The connection never opened."""
+    REFUSED = "refused"
+    """The processor says no to the request, and does nothing."""
+    LOST = "lost"
+    """The request never arrives, and nobody can know."""
+    ANSWER_LOST = "answer lost"
+    RAISED = "raised"
+    """It is done, and the adapter stumbles over the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weather:
+    """How one call goes; seconds from Loop to the processor, and back."""
+
+    fate: Fate = Fate.ANSWERED
+    there_s: float = 0.0
+    back_s: float = 0.0
+
+
+FINE: Final = Weather()
+
+
+class Service(StrEnum):
+    """How the merchant's own server is."""
+
+    UP = "up"
+    FAILING = "failing"
+    REFUSING = "refusing"
+    HANGING = "hanging"
+
+
+def _at_once(call: Coroutine[Any, Any, T]) -> T:
+    """Return what the sandbox answers: it never waits but for `tok_slow`, whose place the weather takes."""
+    try:
+        call.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    call.close()
+    raise AssertionError("the sandbox waited")
+
+
+class Bank(SandboxProcessor):
+    """The sandbox as a processor far away: its books outlive Loop, and calls take time, or go wrong.
+
+    What was sent arrives even if who sent it has died since, or has given up.
+    """
+
+    def __init__(self, name: str, world: "World") -> None:
+        super().__init__(ProcessorSetup(None, 20, "http://loop.test", b"signs what customers chose"))
+        self.name = name
+        self.capabilities = replace(type(self).capabilities, decline_finality=FINALITIES[name])
+        self._world = world
+        self.late: set[str] = set()
+        """Attempts that were declined and then paid after all."""
+
+    async def close(self) -> None:
+        """Stay: only Loop ends."""
+
+    def payments(self) -> list[tuple[str, _Payment]]:
+        """Return all payments with their references, oldest first."""
+        return [each for books in self._books.values() for each in books.payments.items()]
+
+    def payment_of(self, attempt_id: str) -> _Payment | None:
+        """Return what an attempt has become here, None when it was never heard of."""
+        return next((known for _, known in self.payments() if known.request.attempt_id == attempt_id), None)
+
+    def pay_late(self, reference: str) -> None:
+        """Pay a declined payment after all, as a customer can who still has its page open."""
+        known = dict(self.payments())[reference]
+        request = known.request
+        known.outcome = Approved(reference, not request.is_manual_capture, request.amount.amount_minor)
+        kind = "authorization" if request.is_manual_capture else "charge"
+        books = next(books for books in self._books.values() if reference in books.payments)
+        books.enter(LedgerEntry(kind, f"{reference}.late", request.attempt_id, request.amount))  # type: ignore[arg-type]
+        self.late.add(request.attempt_id)
+
+    def decide(self, reference: str, result: str) -> None:
+        """Have a customer choose on the page, without coming back to Loop."""
+        known = dict(self.payments())[reference]
+        account = next(config_id for config_id, books in self._books.items() if reference in books.payments)
+        _at_once(
+            super().complete_action(
+                Account(account, MERCHANT, is_test_mode=True, credentials={}),
+                PaymentReference(reference, known.request),
+                parameters=self.signed(reference, result),
+            )
+        )
+
+    def signed(self, reference: str, result: str) -> dict[str, str]:
+        """Return the parameters that a customer brings back from the page."""
+        if result not in ("approved", "declined", "failed"):
+            return {}
+        return {
+            "sandbox_result": result,
+            "sandbox_signature": self.sign_result(reference, result),  # type: ignore[arg-type] # one of the three
+        }
+
+    def parse_webhook(
+        self, body: bytes, headers: Mapping[str, str], *, secrets: Sequence[str], now: Any
+    ) -> WebhookEvent:
+        event = super().parse_webhook(body, headers, secrets=secrets, now=now)
+        return replace(event, refund_reference=json.loads(body).get("refund"))
+
+    async def authorize(self, account: Account, request: AuthorizeRequest, *, key: IdempotencyKey) -> Outcome:
+        no = NotSent("configuration", "The account is not set up for it.")
+        return await self._payment_call("authorize", lambda: self._authorize(account, request, key=key), no)
+
+    async def complete_action(
+        self, account: Account, payment: PaymentReference, *, parameters: Mapping[str, str]
+    ) -> Outcome:
+        call = super().complete_action
+        unclear = Unknown("not now")
+        return await self._payment_call("fetch", lambda: call(account, payment, parameters=parameters), unclear)
+
+    async def capture(
+        self, account: Account, payment: PaymentReference, *, amount: Money, key: IdempotencyKey
+    ) -> Outcome:
+        call = super().capture
+        return await self._payment_call(
+            "capture", lambda: call(account, payment, amount=amount, key=key), _declined("capture_failed")
+        )
+
+    async def void(self, account: Account, payment: PaymentReference, *, key: IdempotencyKey) -> Outcome:
+        call = super().void
+        return await self._payment_call("void", lambda: call(account, payment, key=key), _declined("already_done"))
+
+    async def fetch(self, account: Account, payment: PaymentReference) -> Outcome:
+        call = super().fetch
+        return await self._payment_call("fetch", lambda: call(account, payment), Unknown("not now"))
+
+    async def refund(self, account: Account, request: RefundRequest, *, key: IdempotencyKey) -> RefundOutcome:
+        call = super().refund
+        weather = self._world.weather_of("refund")
+        if weather.fate is Fate.REFUSED:
+            return await self._refund_call(replace(weather, fate=Fate.ANSWERED), lambda: self._refuse(account, request, key))
+        return await self._refund_call(weather, lambda: call(account, request, key=key))
+
+    async def fetch_refund(self, account: Account, refund: RefundReference) -> RefundOutcome:
+        call = super().fetch_refund
+        return await self._refund_call(self._world.weather_of("fetch_refund"), lambda: call(account, refund))
+
+    async def _refuse(self, account: Account, request: RefundRequest, key: IdempotencyKey) -> RefundOutcome:
+        books = self._books_of(account)
+        if (answer := books.refund_answers.get(key)) is not None:
+            return answer
+        no = RefundOutcome(RefundStatus.FAILED, None, "refund_refused", "The account has no money.")
+        books.refund_answers[key] = books.payments[str(request.payment.reference)].refunds[request.refund_id] = no
+        return no
+
+    async def _payment_call(
+        self, operation: str, effect: Callable[[], Coroutine[Any, Any, Outcome]], refusal: Outcome
+    ) -> Outcome:
+        weather = self._world.weather_of(operation)
+        if weather.fate is Fate.UNREACHABLE:  # a question that nobody hears says nothing of the payment
+            return Unknown("nobody was there") if operation == "fetch" else _UNREACHABLE
+        if weather.fate is Fate.REFUSED:
+            return refusal
+        return await within_deadline(self._setup.timeout_s, self._sent(weather, effect))
+
+    async def _refund_call(
+        self, weather: Weather, effect: Callable[[], Coroutine[Any, Any, RefundOutcome]]
+    ) -> RefundOutcome:
+        if weather.fate is Fate.UNREACHABLE:  # the protocol has no word for it
+            return RefundOutcome(RefundStatus.UNKNOWN)
+        outcome = await within_deadline(self._setup.timeout_s, self._sent(weather, effect))
+        return RefundOutcome(RefundStatus.UNKNOWN) if isinstance(outcome, Unknown) else outcome
+
+    async def _sent(self, weather: Weather, effect: Callable[[], Coroutine[Any, Any, T]]) -> T | Unknown:
+        require_no_transaction()
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        if weather.fate is not Fate.LOST:
+            self._world.post(weather.there_s, lambda: self._arrive(weather, effect, answer))
+        self._world.reached("call.sent")
+        result = await answer
+        if weather.fate is Fate.ANSWER_LOST:
+            return Unknown("the connection broke")
+        if weather.fate is Fate.RAISED:
+            raise RuntimeError("an answer that nobody understands")
+        return result
+
+    def _arrive(
+        self, weather: Weather, effect: Callable[[], Coroutine[Any, Any, T]], answer: "asyncio.Future[T]"
+    ) -> None:
+        result = _at_once(effect())
+        loop = answer.get_loop()
+        if not loop.is_closed():  # else the process that asked is dead
+            loop.call_later(weather.back_s, lambda: answer.done() or answer.set_result(result))
+
+
+_UNREACHABLE: Final = NotSent("processor_unreachable", "Nobody was there.")
+
+
+def _declined(code: str) -> Declined:
+    decline = unified(code)
+    return Declined(decline.code, decline.decline_class, "The processor refused.", raw_code=code)
+
+
+def hold_or_charge(known: _Payment) -> int:
+    """Return how much of a payment is the merchant's, or held for them, in minor units; what is pending counts."""
+    if isinstance(known.outcome, Pending):
+        return known.request.amount.amount_minor
+    return known.outcome.amount_minor - known.refunded_minor if isinstance(known.outcome, Approved) else 0
+
+
+def captured(known: _Payment | None) -> int:
+    """Return how much of a payment was taken, in minor units."""
+    is_taken = known is not None and isinstance(known.outcome, Approved) and known.outcome.is_captured
+    return known.outcome.amount_minor if is_taken else 0  # type: ignore[union-attr]
+
+
+class BankRegistry(Registry):
+    """The world's processors, in the place of those that are installed."""
+
+    def __init__(self, banks: Mapping[str, Bank]) -> None:
+        super().__init__(lambda _: banks["sandbox"]._setup)
+        self._banks = banks
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(self._banks))
+
+    def get(self, name: str) -> Processor:
+        return self._banks[name]
+
+    async def close(self) -> None:
+        """Leave them open."""
+
+
+class Shop:
+    """The merchant's server, which remembers what it has taken, at the other end of a wire of this process."""
+
+    def __init__(self) -> None:
+        self.service = Service.UP
+        self.received: dict[str, list[bytes]] = {}
+
+    def take(self, request: bytes) -> bytes | None:
+        """Return the answer to an HTTP request, None for none at all."""
+        head, _, body = request.partition(b"\r\n\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in head.decode().split("\r\n")[1:])
+        assert len(body) == int(headers["content-length"])
+        if self.service is Service.HANGING:
+            return None
+        if self.service is Service.FAILING:
+            return b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\n\r\noops"
+        self.received.setdefault(headers["webhook-id"], []).append(body)
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+class _Wire(asyncio.Transport):
+    """A connection to the shop."""
+
+    def __init__(self, shop: Shop, protocol: ResponseHandler, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._shop, self._protocol, self._loop = shop, protocol, loop
+        self._request = b""
+        self._is_closing = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._request += bytes(data)
+        head, separator, body = self._request.partition(b"\r\n\r\n")
+        length = next((line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), b":0")
+        if separator and len(body) >= int(length.partition(b":")[2]):
+            answer, self._request = self._shop.take(self._request), b""
+            if answer is not None:
+                self._loop.call_soon(lambda: None if self._is_closing else self._protocol.data_received(answer))
+
+    def writelines(self, list_of_data: Any) -> None:
+        self.write(b"".join(list_of_data))
+
+    def is_closing(self) -> bool:
+        return self._is_closing
+
+    def close(self) -> None:
+        if not self._is_closing:
+            self._is_closing = True
+            self._loop.call_soon(self._protocol.connection_lost, None)
+
+    def abort(self) -> None:
+        self.close()
+
+    def pause_reading(self) -> None:
+        """Go on: an answer is small."""
+
+    def resume_reading(self) -> None:
+        """Go on."""
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("203.0.113.1", 80) if name == "peername" else default
+
+
+class ShopConnector(aiohttp.BaseConnector):
+    """Connects a client session to the shop, whatever the address."""
+
+    def __init__(self, shop: Shop) -> None:
+        super().__init__(force_close=True)
+        self._shop = shop
+
+    async def _create_connection(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        del traces, timeout
+        if self._shop.service is Service.REFUSING:
+            raise aiohttp.ClientConnectorError(req.connection_key, ConnectionRefusedError(111, "refused"))
+        loop = asyncio.get_running_loop()
+        protocol = ResponseHandler(loop)
+        protocol.connection_made(_Wire(self._shop, protocol, loop))
+        return protocol
+
+
+class _Leap:
+    """Stands where a selector does: nothing comes from outside, so a wait is over at once, and the clock is later."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def select(self, timeout: float | None) -> list[object]:
+        if timeout is None:
+            raise AssertionError("nothing is left that could happen")
+        if timeout > 0:
+            self._clock.at += timedelta(microseconds=math.ceil(timeout * 1e6))
+        return []
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """An event loop without threads, sockets and waiting: the same calls lead to the same course of events."""
+
+    def __init__(self, world: "World") -> None:
+        super().__init__()
+        self._world = world
+        self._selector = _Leap(world.clock)
+        self.tasks: list[asyncio.Task[Any]] = []
+        """All that were made, in that order."""
+        self.set_task_factory(self._make_task)
+        self.set_exception_handler(lambda _, context: world.troubles.append(repr(context)))
+
+    def _make_task(self, _: asyncio.AbstractEventLoop, coroutine: Any, **named: Any) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=self, **named)
+        self.tasks.append(task)
+        return task
+
+    def time(self) -> float:
+        return (self._world.clock.at - MIDNIGHT).total_seconds()
+
+    def run_in_executor(
+        self, executor: Any, func: Callable[[*Ts], T], *args: *Ts
+    ) -> "asyncio.Future[T]":
+        """Commit: what Loop does in threads is nothing else."""
+        del executor
+        self._world.reached("commit.begun")
+        done: asyncio.Future[T] = self.create_future()
+        done.set_result(func(*args))
+        self._world.reached("commit.done")
+        return done
+
+    def _process_events(self, event_list: list[object]) -> None:
+        """Do nothing: there are none."""
+
+    def _write_to_self(self) -> None:
+        """Do nothing: nobody sleeps."""
+
+
+class _Runner(InlineRunner):
+    """The runner, which notes what each of its jobs is about."""
+
+    def start(self, context: Context, job: Job) -> asyncio.Task[object]:
+        before = SUBJECT.set(job.subject)
+        try:
+            return super().start(context, job)
+        finally:
+            SUBJECT.reset(before)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A migrated database with a merchant, an endpoint and an account at each processor, to be copied."""
+
+    path: Path
+    settings: Settings
+    accounts: Mapping[str, str] = field(default_factory=dict)
+    """Processor -> id of the account there."""
+
+    @classmethod
+    def make(cls, migrated: Path, settings: Settings) -> Self:
+        """Fill a migrated database."""
+        world = World(cls(migrated, settings), migrated, Counter())
+        try:
+            accounts = world.life.run(_settle_in(world.life.context))
+        finally:
+            world.close()
+        return cls(migrated, settings, accounts)
+
+
+async def _settle_in(context: Context) -> dict[str, str]:
+    endpoint = webhooks.new_endpoint(context, MERCHANT, ENDPOINT_URL)
+    async with context.database.transaction() as session:
+        await session.run_together([merchant_rows.insertion(merchant())])
+        await session.run_together([webhook_rows.endpoint_insertion(endpoint)])
+    accounts = {}
+    for priority, name in enumerate(FINALITIES, start=1):
+        config = await processor_configs.put(
+            context,
+            MERCHANT,
+            name,
+            credentials={"webhookSecret": WEBHOOK_SECRET},
+            change=ConfigChange(priority=priority),
+        )
+        accounts[name] = config.id
+    return accounts
+
+
+class Life:
+    """One process of Loop, from its start to its end."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self.loop = VirtualLoop(world)
+        self.runner = _Runner(concurrency=8)
+        self.database = SqliteDatabase(world.path)
+        self.context = self.run(self._open())
+
+    async def _open(self) -> Context:
+        world = self._world
+        return Context(
+            settings=world.template.settings,
+            database=self.database,
+            keyring=world.keyring,
+            processors=BankRegistry(world.banks),
+            webhook_sender=aiohttp.ClientSession(
+                connector=ShopConnector(world.shop), cookie_jar=aiohttp.DummyCookieJar()
+            ),
+            runner=self.runner,
+            now=world.clock.now,
+            random_bytes=world.random_bytes,
+            reached=world.reached,
+        )
+
+    def run(self, call: Coroutine[Any, Any, T]) -> T:
+        """Run a call to its end, and whatever else happens meanwhile."""
+        task = self.loop.create_task(call)
+        return self.loop.run_until_complete(task)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether jobs are running."""
+        return bool(self.runner._running)
+
+    async def end(self) -> None:
+        """End in good order: running jobs have their time, and are cancelled after it."""
+        await self.runner.stop()
+        await self.context.webhook_sender.close()
+        await self.database.close()
+
+    def die(self) -> None:
+        """End at once: nothing that runs gets another turn, and what is not committed is gone."""
+        writer = self.database._writer
+        writer.rollback()
+        writer.close()
+        if self.database._short_reads is not None:
+            self.database._short_reads.close()
+        self.database._thread.shutdown()
+        self.context.webhook_sender.detach()
+        for task in self.loop.tasks:
+            if not task.done():
+                task._log_destroy_pending = False  # type: ignore[attr-defined] # of asyncio's own
+                with suppress(BaseException):  # it finds everything closed
+                    task.get_coro().close()  # type: ignore[union-attr]
+            elif not task.cancelled():
+                task.exception()
+        self.loop.close()
+
+
+class _Ears(logging.Handler):
+    """Hears what Loop logs as an error."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.heard: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.heard.append(record)
+
+
+class World:
+    """Everything around Loop, and the process of it that is alive now."""
+
+    def __init__(self, template: Template, path: Path, crashes: Counter[tuple[str, str]]) -> None:
+        self.template, self.path, self.crashes = template, path, crashes
+        if path != template.path:
+            shutil.copyfile(template.path, path)
+        self.clock = Clock(MIDNIGHT + timedelta(hours=1))
+        keys = (template.settings.encryption_key, *template.settings.encryption_keys_previous)
+        self.keyring = Keyring([key.reveal() for key in keys])
+        self.banks = {name: Bank(name, self) for name in FINALITIES}
+        self.shop = Shop()
+        self.weather: dict[str, deque[Weather]] = {}
+        self.accident: Accident | None = None
+        self.troubles: list[str] = []
+        self.has_frozen = False
+        self.disturbances = 0
+        """How often something kept Loop from hearing of a processor."""
+        self._frees_leases = True
+        self._command: asyncio.Task[Any] | None = None
+        self._parcels: dict[int, tuple[float, Callable[[], None]]] = {}
+        self._posted = 0
+        self._drawn = 0
+        self.ears = _Ears()
+        logging.getLogger("loop").addHandler(self.ears)
+        self.rows = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+        self.rows.row_factory = sqlite3.Row
+        self.life = Life(self)
+
+    def random_bytes(self, size: int) -> bytes:
+        """Return bytes that look like chance, the same ones in each example."""
+        self._drawn += 1
+        return hashlib.sha256(self._drawn.to_bytes(8, "big")).digest()[:size]
+
+    def weather_of(self, operation: str) -> Weather:
+        """Return how the next call of an operation goes."""
+        coming = self.weather.get(operation)
+        return coming.popleft() if coming else FINE
+
+    def post(self, in_s: float, arrive: Callable[[], None]) -> None:
+        """Send something on its way, which it goes to the end of."""
+        self._posted += 1
+        self._parcels[self._posted] = (self.life.loop.time() + in_s, arrive)
+        self.life.loop.call_later(in_s, self._land, self._posted)
+
+    def _land(self, number: int) -> None:
+        parcel = self._parcels.pop(number, None)
+        if parcel is not None:
+            parcel[1]()
+
+    def reached(self, point: str) -> None:
+        """Have the accident happen that waits at a point."""
+        accident = self.accident
+        if accident is None or accident.point != point:
+            return
+        accident.nth -= 1
+        if accident.nth > 0:
+            return
+        self.accident = None
+        self.disturbances += 1
+        if accident.kind is AccidentKind.CANCEL:
+            task = self._command if point.startswith("commit") else asyncio.current_task(self.life.loop)
+            if task is not None:
+                task.cancel()
+            return
+        self._frees_leases = accident.frees_leases
+        self.crashes[point, self._status_of(SUBJECT.get())] += 1
+        raise Crash(point)
+
+    def _status_of(self, subject: str | None) -> str:
+        """Return the committed status of the order that something is about, `-` for none."""
+        if subject is None:
+            return "-"
+        table = {"ref": "refunds", "evt": "webhook_events"}.get(subject[:3])
+        order_id: str | None = subject
+        if table is not None:
+            found = self.rows.execute(f"SELECT order_id FROM {table} WHERE id = ?", [subject.partition(":")[0]]).fetchone()  # noqa: S608 - one of two
+            order_id = found and found[0]
+        elif subject.startswith("pev"):
+            found = self.rows.execute(
+                "SELECT a.order_id FROM payment_attempts a JOIN processor_events e ON e.attempt_id = a.id WHERE e.id = ?",
+                [subject],
+            ).fetchone()
+            order_id = found and found[0]
+        row = self.rows.execute("SELECT status FROM orders WHERE id = ?", [order_id]).fetchone()
+        return "-" if row is None else str(row[0])
+
+    def do(self, call: Coroutine[Any, Any, T], about: str | None = None) -> T | LoopError | None:
+        """Run one thing to its end; return what it says, its refusal, or None when an accident ended it."""
+        before = SUBJECT.set(about)
+        self._command = self.life.loop.create_task(call)
+        try:
+            return self.life.loop.run_until_complete(self._command)
+        except LoopError as refusal:
+            return refusal
+        except asyncio.CancelledError:
+            return None
+        except Crash:
+            self.kill(frees_leases=self._frees_leases)
+            return None
+        finally:
+            SUBJECT.reset(before)
+
+    def kill(self, *, frees_leases: bool) -> None:
+        """Have the process die, and another take its place."""
+        self.disturbances += 1
+        self.life.die()
+        self._begin(frees_leases=frees_leases)
+
+    def restart(self, *, is_patient: bool) -> None:
+        """Shut the process down, waiting for running jobs or cancelling them at once, and start another."""
+        life = self.life
+        if not is_patient:
+            self.do(_cancel(life.runner))
+        if self.life is life:
+            self.do(life.end())
+        if self.life is life:  # nothing killed it meanwhile
+            life.loop.close()
+            self._begin(frees_leases=True)
+
+    def _begin(self, *, frees_leases: bool) -> None:
+        self.life = Life(self)
+        for number, (at_s, _) in self._parcels.items():
+            self.life.loop.call_at(at_s, self._land, number)
+        if frees_leases:
+            self.do(_free_leases(self.life.context))
+
+    def freeze(self, for_s: float) -> None:
+        """Let time pass in which the process gets no turn, while everybody else does."""
+        self.has_frozen = True
+        self.disturbances += 1
+        for number in list(self._parcels):
+            self._land(number)
+        self.clock.forward(seconds=for_s)
+
+    def close(self) -> None:
+        """End the process, and forget the file."""
+        self.accident = None
+        self.rows.close()  # before the writer, which then leaves nothing beside the file
+        self.life.run(self.life.end())
+        self.life.loop.close()
+        logging.getLogger("loop").removeHandler(self.ears)
+
+    def set_weather(self, operation: str, coming: Sequence[Weather]) -> None:
+        """Say how the next calls of an operation go."""
+        self.weather[operation] = deque(coming)
+        self.disturbances += 1
+
+    @staticmethod
+    def notify(reference: str, *, number: int, refund: str | None = None) -> tuple[bytes, dict[str, str]]:
+        """Return a signed webhook of a processor about a payment; the same number makes the same webhook."""
+        about = {"refund": refund} if refund else {}
+        event_id = f"evt_{reference}_{refund}_{number}"
+        body = json.dumps({"id": event_id, "type": "payment.changed", "payment": reference, **about}).encode()
+        signature = hmac.new(WEBHOOK_SECRET.encode(), body, hashlib.sha256).hexdigest()
+        return body, {SIGNATURE_HEADER: signature}
+
+
+async def _cancel(runner: InlineRunner) -> None:
+    running = sorted(runner._running, key=lambda task: task.get_name())
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _free_leases(context: Context) -> None:
+    async with context.database.transaction() as session:
+        await job_rows.free_leases(session, context.now())
+
+
+ROUNDS_MAX: Final = 2_000
+"""More rounds of due jobs than any example needs."""
+
+
+async def work(context: Context, limit: int, rounds: int = ROUNDS_MAX) -> int:
+    """Claim due jobs and run them, up to `limit` at a time; return how many were run."""
+    done = 0
+    for _ in range(rounds):
+        async with context.database.reading() as reader:
+            due_at = await job_rows.next_due(reader)
+        if due_at is None or due_at > context.now():
+            return done
+        async with context.database.transaction() as session:
+            claimed = await job_rows.claim(session, context.now(), limit)
+        if claimed:
+            await asyncio.wait([context.runner.start(context, job) for job in claimed])
+        done += len(claimed)
+    assert rounds < ROUNDS_MAX, "jobs come back without end"
+    return done
+
+
+SCHEDULE_EVERY_S: Final = 7_200.0
+"""Less often than the real one, whose runs mostly find nothing."""
+
+
+async def live(context: Context, for_s: float) -> None:
+    """Let time pass in which jobs run as soon as they are due, and the schedule at its pace."""
+    clock = asyncio.get_running_loop().time
+    until, scheduled = clock() + for_s, -math.inf
+    while True:  # until then
+        if clock() - scheduled >= SCHEDULE_EVERY_S:
+            for _, _, run in SCHEDULE:
+                await run(context)
+            scheduled = clock()
+        await work(context, 100)
+        async with context.database.reading() as reader:
+            due_at = await job_rows.next_due(reader)
+        next_s = until if due_at is None else min(until, (due_at - MIDNIGHT).total_seconds())
+        if clock() >= until:
+            return
+        await asyncio.sleep(max(0.0, next_s - clock()))

@@ -1,0 +1,188 @@
+"""Late successes: money that comes after Loop gave up is true, is told, and never makes a customer pay twice."""
+
+import pytest
+
+from loop.domain.attempts import ActionRequired, Approved, Attempt, AttemptStatus, Outcome, Unknown, Voided
+from loop.domain.failover import LateSuccess
+from loop.domain.orders import OrderStatus
+from loop.domain.refunds import RefundOutcome, RefundStatus
+from loop.domain.transactions import TransactionStatus
+from loop.storage.orders import OrderInHand
+from loop.workflows import merchants
+from loop.workflows.late_successes import SECOND_PAYMENT, TOO_LATE
+from loop.workflows.merchants import ProfileChange
+from loop.workflows.outcomes import record
+from tests.builders import Shop, work_off
+
+TIMES = 3
+"""How often the late news comes."""
+
+
+async def wants_refunds(shop: Shop) -> None:
+    await merchants.update_profile(shop.context, shop.merchant_id, ProfileChange(late_success=LateSuccess.REFUND))
+
+
+async def hears(shop: Shop, attempt: Attempt, outcome: Outcome) -> None:
+    """Have the same news come in several times, and do what it calls for."""
+    for _ in range(TIMES):
+        await record(shop.context, attempt, outcome, job=None)
+    await work_off(shop.context)
+
+
+def taken(attempt: Attempt) -> Approved:
+    return Approved(f"sbx_{attempt.id.removeprefix('att_')}_3ds", is_captured=True, amount_minor=attempt.amount_minor)
+
+
+def held(attempt: Attempt) -> Approved:
+    return Approved(f"sbx_{attempt.id.removeprefix('att_')}_3ds", is_captured=False, amount_minor=attempt.amount_minor)
+
+
+async def given_up(shop: Shop, *, is_manual: bool = False) -> tuple[OrderInHand, Attempt]:
+    """Return an order whose only attempt was given up, and that attempt, which its customer could still pay."""
+    waiting = await shop.paid("tok_3ds", is_manual_capture=is_manual)
+    assert waiting.attempt is not None
+    await shop.cancel(waiting.order.id)
+    (tried,) = await shop.attempts(waiting.order.id)
+    assert tried.status is AttemptStatus.CANCELLED
+    return await shop.now(waiting.order.id), tried
+
+
+async def net(shop: Shop, order_id: str) -> int:
+    """Return what Loop's transactions say the customer has paid in the end."""
+    sign = {"capture": 1, "refund": -1}
+    done = [each for each in await shop.transactions(order_id) if each.status is TransactionStatus.SUCCESS]
+    return sum(sign.get(each.type, 0) * each.amount_minor for each in done)
+
+
+async def test_it_pays_the_order_unless_its_merchant_wants_otherwise(shop: Shop) -> None:
+    before, tried = await given_up(shop)
+    await hears(shop, tried, taken(tried))
+    paid = (await shop.now(before.order.id)).order
+    assert (paid.status, paid.amount_captured_minor, paid.needs_review) == (OrderStatus.CAPTURED, 1_000, False)
+    assert (await shop.event_types(paid.id))[-2:] == ["payment.captured", "payment.late_success"]
+    assert await shop.refunds(paid.id) == []
+
+
+async def test_it_goes_back_at_once_where_its_merchant_wants_that(shop: Shop) -> None:
+    await wants_refunds(shop)
+    before, tried = await given_up(shop)
+    shop.next_answers("refund", RefundOutcome(RefundStatus.SUCCEEDED, "sbxr_1"))
+    await hears(shop, tried, taken(tried))
+    order = (await shop.now(before.order.id)).order
+    assert (order.status, order.amount_refunded_minor) == (OrderStatus.REFUNDED, 1_000)
+    (refund,) = await shop.refunds(order.id)
+    assert (refund.reason, refund.is_reversal) == (TOO_LATE, False)
+    assert await net(shop, order.id) == 0
+    assert (await shop.event_types(order.id))[-4:] == [
+        "payment.captured",
+        "payment.late_success",
+        "refund.created",
+        "refund.processed",
+    ]
+
+
+async def test_a_late_hold_is_released_where_its_merchant_wants_that(shop: Shop) -> None:
+    await wants_refunds(shop)
+    before, tried = await given_up(shop, is_manual=True)
+    shop.next_answers("void", Voided("sbx_1"))
+    await hears(shop, tried, held(tried))
+    order = (await shop.now(before.order.id)).order
+    assert order.status is OrderStatus.CANCELLED
+    assert [method for method, _, _ in shop.sandbox.calls][-1] == "void"
+
+
+async def tried_again(shop: Shop, *, is_manual: bool = False, token: str = "tok_approve") -> tuple[Attempt, Attempt]:
+    """Return the attempts of an order whose first failed and whose second went its way."""
+    failed = await shop.paid("tok_decline_invalid_card", is_manual_capture=is_manual)
+    await shop.pay(failed.order.id, token, is_retry=True)
+    first, second = await shop.attempts(failed.order.id)
+    return first, second
+
+
+def money_of(attempt: Attempt, *, is_captured: bool = True) -> Approved:
+    return Approved(str(attempt.processor_reference), is_captured=is_captured, amount_minor=attempt.amount_minor)
+
+
+async def test_a_second_payment_goes_back_and_leaves_the_order_as_it_is(shop: Shop) -> None:
+    first, second = await tried_again(shop)
+    before = (await shop.now(first.order_id)).order
+    shop.next_answers("refund", RefundOutcome(RefundStatus.SUCCEEDED, "sbxr_1"))
+    await hears(shop, first, money_of(first))
+    order = (await shop.now(first.order_id)).order
+    assert (order.status, order.amount_captured_minor, order.amount_refunded_minor) == (OrderStatus.CAPTURED, 1_000, 0)
+    assert (order.processor_order_id, order.needs_review) == (before.processor_order_id, False)
+    (refund,) = await shop.refunds(order.id)
+    assert (refund.attempt_id, refund.reason, refund.is_reversal) == (first.id, SECOND_PAYMENT, True)
+    assert await net(shop, order.id) == 1_000
+    assert (await shop.event_types(order.id))[-3:] == ["payment.late_success", "refund.created", "refund.processed"]
+    # What the merchant refunds is still the money that paid the order.
+    given_back = await shop.refund(order.id)
+    assert (given_back.attempt_id, given_back.amount_minor) == (second.id, 1_000)
+    assert (await shop.now(order.id)).order.status is OrderStatus.REFUNDED
+
+
+async def test_a_second_payment_that_cannot_go_back_needs_a_person(shop: Shop) -> None:
+    first, _ = await tried_again(shop)
+    shop.next_answers("refund", RefundOutcome(RefundStatus.FAILED, "sbxr_1", "refund_refused", "No."))
+    await hears(shop, first, money_of(first))
+    order = (await shop.now(first.order_id)).order
+    assert (order.status, order.needs_review) == (OrderStatus.CAPTURED, True)
+    assert (await shop.event_types(order.id))[-1] == "refund.failed"
+
+
+async def test_a_second_hold_is_released_and_the_first_stays(shop: Shop) -> None:
+    first, second = await tried_again(shop, is_manual=True)
+    await hears(shop, first, money_of(first, is_captured=False))
+    assert [(subject.request.attempt_id) for subject, _ in shop.sandbox.called("void")] == [first.id]  # type: ignore[attr-defined]
+    captured = await shop.capture(first.order_id)
+    assert (captured.status, captured.processor_order_id) == (OrderStatus.CAPTURED, second.processor_reference)
+
+
+async def test_the_first_money_pays_and_the_newer_attempt_is_cancelled(shop: Shop) -> None:
+    first, second = await tried_again(shop, token="tok_3ds")
+    assert second.status is AttemptStatus.REQUIRES_ACTION
+    await hears(shop, first, money_of(first))
+    order = (await shop.now(first.order_id)).order
+    assert (order.status, order.processor_order_id) == (OrderStatus.CAPTURED, first.processor_reference)
+    assert [each.status for each in await shop.attempts(order.id)] == [AttemptStatus.CAPTURED, AttemptStatus.CANCELLED]
+    given_back = await shop.refund(order.id)
+    assert given_back.attempt_id == first.id
+
+
+async def test_the_newer_attempt_whose_money_comes_after_all_is_the_second_payment(shop: Shop) -> None:
+    failed = await shop.paid("tok_decline_invalid_card")
+    shop.next_answers("authorize", Unknown("no answer"), is_done=True)
+    await shop.pay(failed.order.id, is_retry=True)
+    first, second = await shop.attempts(failed.order.id)
+    await hears(shop, first, money_of(first))
+    shop.clock.forward(minutes=1)
+    await work_off(shop.context)
+    order = (await shop.now(first.order_id)).order
+    assert (order.status, order.processor_order_id) == (OrderStatus.CAPTURED, first.processor_reference)
+    (refund,) = await shop.refunds(order.id)
+    assert (refund.attempt_id, refund.is_reversal, refund.status) == (second.id, True, RefundStatus.SUCCEEDED)
+    assert await net(shop, order.id) == 1_000
+    assert shop.moved("refund") == [1_000]
+
+
+async def test_a_hold_of_an_earlier_attempt_is_what_is_captured_and_cancelled(shop: Shop) -> None:
+    for way in ("capture", "cancel"):
+        first, second = await tried_again(shop, is_manual=True, token="tok_3ds")
+        await hears(shop, first, money_of(first, is_captured=False))
+        assert second.status is AttemptStatus.REQUIRES_ACTION
+        assert (await shop.now(first.order_id)).order.status is OrderStatus.AUTHORIZED
+        if way == "capture":
+            shop.next_answers("capture", money_of(first))
+            ended = await shop.capture(first.order_id)
+            assert (ended.status, ended.processor_order_id) == (OrderStatus.CAPTURED, first.processor_reference)
+        else:
+            shop.next_answers("void", Voided(str(first.processor_reference)))
+            ended = await shop.cancel(first.order_id)
+            assert (ended.status, ended.amount_authorized_minor) == (OrderStatus.CANCELLED, 0)
+
+
+@pytest.mark.parametrize("answer", [ActionRequired("sbx_1"), Unknown("no answer", "sbx_1")])
+async def test_what_is_no_money_is_no_late_success(shop: Shop, answer: Outcome) -> None:
+    before, tried = await given_up(shop)
+    await hears(shop, tried, answer)
+    assert (await shop.now(before.order.id)).order == before.order
