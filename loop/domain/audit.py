@@ -53,7 +53,10 @@ class AuditAction(StrEnum):
     SIGN_IN_REFUSED = "sign_in.refused"
     SIGN_IN_THROTTLED = "sign_in.throttled"
     REFRESH_TOKEN_REUSED = "refresh_token.reused"  # noqa: S105 - a name
+    SESSION_ENDED = "session.ended"
+    PASSWORD_RESET = "password.reset"  # noqa: S105 - a name
     API_KEY_CREATED = "api_key.created"
+    API_KEY_ROTATED = "api_key.rotated"
     API_KEY_REVOKED = "api_key.revoked"
     PROCESSOR_CONFIG_CREATED = "processor_config.created"
     PROCESSOR_CONFIG_REPLACED = "processor_config.replaced"

@@ -1,20 +1,19 @@
-"""Merchants, their API keys and their sign-in sessions."""
+"""Merchants and their API keys."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 
 from loop.domain.failover import LateSuccess
 from loop.storage.columns import UtcTime
 from loop.storage.database import Reader, Session
 from loop.storage.statements import Parameters, Statement, Write, columns_of, field_names, parameters_for, values_of
-from loop.storage.tables import ApiKeys, Merchants, RefreshTokens, table
+from loop.storage.tables import ApiKeys, Merchants, table
 
 _merchants = table(Merchants)
 _keys = table(ApiKeys)
-_tokens = table(RefreshTokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +43,6 @@ class ApiKey:
     expires_at: datetime | None
     last_used_at: datetime | None
     revoked_at: datetime | None
-    created_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class RefreshToken:
-    """One row of refresh_tokens; the token itself is not kept."""
-
-    token_hash: str = field(repr=False)
-    family_id: str
-    merchant_id: str
-    is_used: bool
-    expires_at: datetime
     created_at: datetime
 
 
@@ -95,29 +82,22 @@ _REVOKE_KEY = Write(
     )
     .values(revoked_at=bindparam("now", type_=UtcTime))
 )
+_LOCK_KEY = Statement(
+    select(*columns_of(_keys, ApiKey))
+    .where(
+        _keys.c.id == bindparam("key_id"),
+        _keys.c.merchant_id == bindparam("merchant_id"),
+        _keys.c.revoked_at.is_(None),
+    )
+    .with_for_update(),
+    ApiKey,
+)
+_EXPIRE_KEY = Write(
+    update(_keys).where(_keys.c.id == bindparam("key_id")).values(expires_at=bindparam("at", type_=UtcTime))
+)
 _TOUCH_KEY = Write(
     update(_keys).where(_keys.c.id == bindparam("key_id")).values(last_used_at=bindparam("used_at", type_=UtcTime))
 )
-_INSERT_TOKEN = Write(insert(_tokens).values(parameters_for(_tokens, field_names(RefreshToken))))
-_TOKEN = Statement(
-    select(*columns_of(_tokens, RefreshToken)).where(_tokens.c.token_hash == bindparam("token_hash")).with_for_update(),
-    RefreshToken,
-)
-_USE_TOKEN = Write(
-    update(_tokens).where(_tokens.c.token_hash == bindparam("hash"), _tokens.c.is_used.is_(False)).values(is_used=True)
-)
-_END_FAMILY = Write(
-    update(_tokens)
-    .where(_tokens.c.family_id == bindparam("family"))
-    .values(is_used=True, expires_at=bindparam("now", type_=UtcTime))
-)
-
-_OUTLIVED = (
-    select(_tokens.c.token_hash)
-    .where(_tokens.c.expires_at < bindparam("before", type_=UtcTime))
-    .limit(bindparam("limit"))
-)
-_PURGE_TOKENS = Write(delete(_tokens).where(_tokens.c.token_hash.in_(_OUTLIVED)))
 
 
 def insertion(merchant: Merchant) -> tuple[Write, Parameters]:
@@ -182,31 +162,16 @@ async def revoke_key(session: Session, merchant_id: str, key_id: str, *, now: da
     return await session.run(_REVOKE_KEY, {"merchant_id": merchant_id, "key_id": key_id, "now": now}) == 1
 
 
+async def lock_key(session: Session, merchant_id: str, key_id: str) -> ApiKey | None:
+    """Return a merchant's API key that is not revoked, its row locked, or None."""
+    return await session.first(_LOCK_KEY, {"merchant_id": merchant_id, "key_id": key_id})
+
+
+async def expire_key(session: Session, key_id: str, expires_at: datetime) -> None:
+    """Store when a key expires."""
+    await session.run(_EXPIRE_KEY, {"key_id": key_id, "at": expires_at})
+
+
 async def touch_key(session: Session, key_id: str, used_at: datetime) -> None:
     """Store when a key was last used."""
     await session.run(_TOUCH_KEY, {"key_id": key_id, "used_at": used_at})
-
-
-async def add_refresh_token(session: Session, token: RefreshToken) -> None:
-    """Store a new refresh token."""
-    await session.run(_INSERT_TOKEN, values_of(token))
-
-
-async def refresh_token(session: Session, token_hash: str) -> RefreshToken | None:
-    """Return a refresh token, its row locked, or None."""
-    return await session.first(_TOKEN, {"token_hash": token_hash})
-
-
-async def use_refresh_token(session: Session, token_hash: str) -> bool:
-    """Mark a token as used; tell whether it was unused."""
-    return await session.run(_USE_TOKEN, {"hash": token_hash}) == 1
-
-
-async def end_family(session: Session, family_id: str, now: datetime) -> None:
-    """End every token of a sign-in session."""
-    await session.run(_END_FAMILY, {"family": family_id, "now": now})
-
-
-async def purge_refresh_tokens(session: Session, before: datetime, limit: int) -> int:
-    """Delete up to `limit` refresh tokens that expired before `before`; return how many."""
-    return await session.run(_PURGE_TOKENS, {"before": before, "limit": limit})

@@ -72,6 +72,17 @@ _AFTER = Statement(
     .limit(bindparam("limit")),
     ProcessorConfig,
 )
+_LIVE_ONES = Statement(
+    select(_configs.c.id)
+    .where(
+        _configs.c.merchant_id == bindparam("merchant_id"),
+        _configs.c.is_test_mode.is_(False),
+        _configs.c.is_enabled.is_(True),
+        _configs.c.removed_at.is_(None),
+    )
+    .limit(1),
+    str,
+)
 _IN_USE = Statement(select(_configs.c.processor).distinct().limit(100), str)
 _LONG_REMOVED = (
     select(_configs.c.id).where(_configs.c.removed_at < bindparam("before", type_=UtcTime)).limit(bindparam("limit"))
@@ -87,6 +98,11 @@ async def put(session: Session, config: ProcessorConfig) -> None:
 async def of_merchant(reader: Reader, merchant_id: str) -> list[ProcessorConfig]:
     """Return a merchant's configs by priority, without those that were removed."""
     return await reader.all(_OF_MERCHANT, {"merchant_id": merchant_id})
+
+
+async def has_live(reader: Reader, merchant_id: str) -> bool:
+    """Tell whether a merchant has a live account that is enabled."""
+    return await reader.first(_LIVE_ONES, {"merchant_id": merchant_id}) is not None
 
 
 async def get(reader: Reader, config_id: str) -> ProcessorConfig | None:

@@ -75,14 +75,27 @@ class ApiKeys(SQLModel, table=True):
     created_at: datetime = _time()
 
 
+class SignInSessions(SQLModel, table=True):
+    """Where somebody is signed in; a session is over at `expires_at`, which each refresh moves on."""
+
+    __tablename__ = "sign_in_sessions"
+    id: str = Field(primary_key=True, max_length=40)
+    merchant_id: str = Field(foreign_key="merchants.id", index=True, max_length=40)
+    address: str | None = Field(default=None, max_length=64)
+    user_agent: str | None = Field(default=None, max_length=200)
+    created_at: datetime = _time()
+    last_used_at: datetime = _time()
+    expires_at: datetime = Field(sa_column=Column(UtcTime, nullable=False, index=True))
+
+
 class RefreshTokens(SQLModel, table=True):
-    """Sign-in sessions: each token is used once; a used one shown again ends its family."""
+    """What sessions are refreshed with: each token is used once; a used one shown again ends its session."""
 
     __tablename__ = "refresh_tokens"
     token_hash: str = Field(primary_key=True, max_length=64)
     family_id: str = Field(index=True, max_length=40)
     merchant_id: str = Field(foreign_key="merchants.id", index=True, max_length=40)
-    is_used: bool = False
+    used_at: datetime | None = _time(is_nullable=True)
     expires_at: datetime = _time()
     created_at: datetime = _time()
 

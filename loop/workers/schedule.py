@@ -23,7 +23,7 @@ SCHEDULE: tuple[tuple[str, float, Callable[[Context], Awaitable[int]]], ...] = (
     ("expire_checkout", 15.0, checkout.expire_due),
     ("rescue", 60.0, payments.rescue_stale),
     ("purge_keys", 60.0, idempotency.purge),
-    ("purge_sessions", 60.0, merchants.purge_sessions),
+    ("purge_sessions", 60.0, sessions.purge),
     ("purge_attempts", 60.0, deliveries.purge_attempts),
     ("reconcile", 60.0, reconciliation.schedule_due),
     ("purge_processors", 3600.0, processor_configs.purge_removed),

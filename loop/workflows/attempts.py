@@ -197,7 +197,7 @@ def settle_key(attempt: Attempt) -> str:
     return f"{SETTLE_KEY_PREFIX}{attempt.id}"
 
 
-async def paying(reader: Reader, order: Order, latest: Attempt | None, status: AttemptStatus) -> Attempt:
+async def paying(reader: Reader, order: Order, latest: Attempt | None, *, status: AttemptStatus) -> Attempt:
     """Return the attempt in this status whose money is the order's; raises `not_found`.
 
     It is not always the latest: an earlier one may have succeeded late.

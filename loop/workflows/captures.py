@@ -64,7 +64,7 @@ async def _held(session: Session, in_hand: OrderInHand | None) -> tuple[Order, A
     if in_hand is None:
         raise not_found("order")
     require(in_hand.order.status, Command.CAPTURE)
-    return in_hand.order, await paying(session, in_hand.order, in_hand.attempt, AttemptStatus.AUTHORIZED)
+    return in_hand.order, await paying(session, in_hand.order, in_hand.attempt, status=AttemptStatus.AUTHORIZED)
 
 
 async def _insert_alone(session: Session, job: Job) -> Job:
@@ -174,7 +174,7 @@ async def cancel(
         else:
             ended = order
             if order.status is OrderStatus.AUTHORIZED:
-                attempt = await paying(session, order, attempt, AttemptStatus.AUTHORIZED)
+                attempt = await paying(session, order, attempt, status=AttemptStatus.AUTHORIZED)
             _require_voidable(context, attempt)
             arguments = {"attemptId": attempt.id, "reason": reason, "isUnattended": command is Command.EXPIRE}
             job = leased_job(context, VOID, order.id, key=settle_key(attempt), arguments=arguments)

@@ -1,7 +1,5 @@
-"""Merchants: register, sign in and out, change the profile, and make and revoke API keys."""
+"""Merchants: register, sign in and out, change the profile, and make, rotate and revoke API keys."""
 
-import base64
-import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -14,33 +12,33 @@ from loop.domain.audit import Actor, ActorKind, AuditAction
 from loop.domain.endpoint_urls import require_endpoint_url
 from loop.domain.errors import ErrorKind, LoopError, invalid, not_found, unauthenticated
 from loop.domain.failover import LateSuccess
-from loop.domain.ids import PREFIX_API_KEY, PREFIX_MERCHANT, PREFIX_TOKEN_FAMILY
+from loop.domain.ids import PREFIX_API_KEY, PREFIX_MERCHANT
+from loop.domain.scopes import ALL, find_problem
 from loop.storage import merchants, webhooks
+from loop.storage import sessions as session_rows
 from loop.storage.database import ConstraintError, Reader, Session
-from loop.storage.merchants import ApiKey, Merchant, RefreshToken
+from loop.storage.merchants import ApiKey, Merchant
 from loop.storage.statements import Parameters, Write
 from loop.storage.webhooks import Endpoint
 from loop.telemetry import get_logger
-from loop.workflows import audit
+from loop.workflows import audit, sessions
 from loop.workflows.context import Context
 from loop.workflows.passwords import hash_password, is_outdated, verify_password
+from loop.workflows.processor_configs import usual_mode
 from loop.workflows.sign_in_guard import guard_of
-from loop.workflows.tokens import issue_access_token
 from loop.workflows.webhook_endpoints import pointed, store
 from loop.workflows.webhooks import new_endpoint
 
 log = get_logger(__name__)
 
-REFRESH_TOKEN_BYTES: Final = 32
-PURGE_BATCH = 1_000
 UNKNOWN_ACCOUNT: Final = "unknown"
 """What the audit log calls an account that is not here."""
 
 MAX_API_KEYS: Final = 1000
 """Live keys of one merchant: as many as a list shows."""
 
-ALL_SCOPES: Final = ("*",)
-"""The only scopes there are: a key may do everything but what needs a person."""
+MAX_OVERLAP: Final = timedelta(days=7)
+"""How long a rotated key may stay good beside the one that replaces it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +79,12 @@ class ProfileChange:
 
 @dataclass(frozen=True, slots=True)
 class NewApiKey:
-    """A key to be made. `mode` only labels it: a merchant's test and live keys reach the same orders."""
+    """A key to be made; without a mode it is what `usual_mode` says of its merchant."""
 
     name: str
     expires_at: datetime | None = None
-    mode: Literal["live", "test"] = "live"
-    scopes: tuple[str, ...] = ALL_SCOPES
+    mode: Literal["live", "test"] | None = None
+    scopes: tuple[str, ...] = (ALL,)
 
 
 async def create(context: Context, new: NewMerchant) -> Profile:
@@ -99,7 +97,7 @@ async def create(context: Context, new: NewMerchant) -> Profile:
     return profile
 
 
-async def register(context: Context, new: NewMerchant) -> SignedIn:
+async def register(context: Context, new: NewMerchant, *, user_agent: str | None = None) -> SignedIn:
     """Create a merchant and sign it in, in one commit; raises `registration_closed` and `email_exists`."""
     if not context.settings.is_registration_open:
         raise LoopError(
@@ -108,10 +106,10 @@ async def register(context: Context, new: NewMerchant) -> SignedIn:
     profile, writes = await _creating(context, new)
     async with _transaction_naming_taken_email(context) as session:
         await session.run_together(writes)
-        signed_in = await _open_session(context, session, profile, family_id=context.new_id(PREFIX_TOKEN_FAMILY))
+        given = await sessions.open_session(context, session, profile.merchant.id, user_agent)
         await _record_created(_as_user(context, profile.merchant), session, profile.merchant)
     log.info("merchant.registered", merchant_id=profile.merchant.id)
-    return signed_in
+    return SignedIn(profile, given.access_token, given.refresh_token)
 
 
 async def _record_created(context: Context, session: Session, merchant: Merchant) -> None:
@@ -160,7 +158,9 @@ def _email_exists() -> LoopError:
     )
 
 
-async def login(context: Context, *, email: str, password: str, address: str) -> SignedIn:
+async def login(
+    context: Context, *, email: str, password: str, address: str, user_agent: str | None = None
+) -> SignedIn:
     """Sign a merchant in from a network address.
 
     Raises `invalid_credentials`, the same for an unknown address as for a wrong password, and `too_many_attempts`.
@@ -187,11 +187,11 @@ async def login(context: Context, *, email: str, password: str, address: str) ->
         profile = await _profile(session, merchant.id)
         if fresh_hash is not None:
             await merchants.update_profile(session, replace(profile.merchant, password_hash=fresh_hash))
-        signed_in = await _open_session(context, session, profile, family_id=context.new_id(PREFIX_TOKEN_FAMILY))
+        given = await sessions.open_session(context, session, merchant.id, user_agent)
         action, acting = AuditAction.SIGN_IN_SUCCEEDED, _as_user(context, merchant)
         await audit.record(acting, session, action, merchant.id, merchant_id=merchant.id)
     log.info("sign_in.succeeded", merchant_id=merchant.id)
-    return signed_in
+    return SignedIn(profile, given.access_token, given.refresh_token)
 
 
 async def _record_refused(context: Context, action: AuditAction, account: str) -> None:
@@ -202,62 +202,39 @@ async def _record_refused(context: Context, action: AuditAction, account: str) -
         await audit.record(context, session, action, merchant_id or UNKNOWN_ACCOUNT, merchant_id=merchant_id)
 
 
-async def refresh(context: Context, refresh_token: str) -> SignedIn:
-    """Take a refresh token and return a new pair.
-
-    Raises `invalid_refresh_token`. A token that was used already is in two hands, so it ends its whole family.
-    """
-    now = context.now()
-    signed_in, reused = None, None
+async def refresh(context: Context, refresh_token: str, *, user_agent: str | None = None) -> SignedIn:
+    """Take a refresh token and return a new pair; see `sessions.refresh`. Raises `invalid_refresh_token`."""
+    profile = None
     async with context.database.transaction() as session:
-        token = await merchants.refresh_token(session, _hash(refresh_token))
-        if token is not None and token.is_used:
-            reused = token
-            await merchants.end_family(session, token.family_id, now)
-            action, merchant_id = AuditAction.REFRESH_TOKEN_REUSED, token.merchant_id
-            await audit.record(context, session, action, token.family_id, merchant_id=merchant_id)
-        elif token is not None and token.expires_at > now:
-            await merchants.use_refresh_token(session, token.token_hash)
-            profile = await _profile(session, token.merchant_id)
-            signed_in = await _open_session(context, session, profile, family_id=token.family_id)
-    if reused is not None:
-        log.warning("refresh_token.reused", merchant_id=reused.merchant_id, family_id=reused.family_id)
-    if signed_in is None:
+        given = await sessions.refresh(context, session, refresh_token, user_agent=user_agent)
+        if given is not None:
+            profile = await _profile(session, given.merchant_id)
+    if given is None or profile is None:
         raise unauthenticated("invalid_refresh_token", "The refresh token is not valid any more; sign in again.")
-    return signed_in
+    return SignedIn(profile, given.access_token, given.refresh_token)
 
 
 async def logout(context: Context, refresh_token: str) -> None:
-    """End the session of a refresh token; an unknown one is no error, since its session is over as well.
+    """End the session of a refresh token; an unknown one is no error, since its session is over as well."""
+    await sessions.close(context, refresh_token)
 
-    Access tokens that the session was given stay good until they expire.
+
+async def reset_password(context: Context, merchant_id: str, password: str) -> int:
+    """Set a merchant's password anew and end all its sessions; return how many there were. Raises `not_found`.
+
+    API keys stay: they are no sessions, and are revoked one by one.
     """
-    async with context.database.transaction() as session:
-        token = await merchants.refresh_token(session, _hash(refresh_token))
-        if token is not None:
-            await merchants.end_family(session, token.family_id, context.now())
-
-
-async def _open_session(context: Context, session: Session, profile: Profile, *, family_id: str) -> SignedIn:
+    password_hash = await hash_password(context, require_password(password))
     now = context.now()
-    merchant_id = profile.merchant.id
-    refresh_token = base64.urlsafe_b64encode(context.random_bytes(REFRESH_TOKEN_BYTES)).decode("ascii").rstrip("=")
-    await merchants.add_refresh_token(
-        session,
-        RefreshToken(
-            token_hash=_hash(refresh_token),
-            family_id=family_id,
-            merchant_id=merchant_id,
-            is_used=False,
-            expires_at=now + timedelta(seconds=context.settings.refresh_token_ttl_s),
-            created_at=now,
-        ),
-    )
-    return SignedIn(profile, issue_access_token(context, merchant_id), refresh_token)
-
-
-def _hash(refresh_token: str) -> str:
-    return hashlib.sha256(refresh_token.encode()).hexdigest()
+    async with context.database.transaction() as session:
+        await merchants.lock(session, merchant_id)
+        merchant = (await _profile(session, merchant_id)).merchant
+        await merchants.update_profile(session, replace(merchant, password_hash=password_hash, updated_at=now))
+        ended = await session_rows.end_all(session, merchant_id, now)
+        action, after = AuditAction.PASSWORD_RESET, {"sessions_ended": ended}
+        await audit.record(context, session, action, merchant_id, merchant_id=merchant_id, after=after)
+    log.info("password.reset", merchant_id=merchant_id)
+    return ended
 
 
 async def get_profile(context: Context, merchant_id: str) -> Profile:
@@ -318,32 +295,69 @@ async def create_api_key(context: Context, merchant_id: str, new: NewApiKey) -> 
     now = context.now()
     if new.expires_at is not None and new.expires_at <= now:
         raise _refused("expiresAt", "must lie in the future")
-    if new.scopes != ALL_SCOPES:
-        raise _refused("scopes", 'must be ["*"]: a key may do all that the API offers')
-    secret = make_api_key(new.mode, context.random_bytes)
+    if problem := find_problem(new.scopes):
+        raise _refused("scopes", problem)
+    async with context.database.transaction() as session:
+        if not await merchants.lock(session, merchant_id):
+            raise not_found("merchant")
+        named = replace(new, mode=new.mode or await usual_mode(session, merchant_id))
+        key, secret = await _add_key(context, session, merchant_id, named)
+        action, after = AuditAction.API_KEY_CREATED, audit.facts_of(key, ("name", "mode", "scopes", "expires_at"))
+        await audit.record(context, session, action, key.id, merchant_id=merchant_id, after=after)
+    log.info("api_key.created", merchant_id=merchant_id, api_key_id=key.id)
+    return key, secret
+
+
+async def _add_key(context: Context, session: Session, merchant_id: str, new: NewApiKey) -> tuple[ApiKey, str]:
+    if len(await merchants.keys_of(session, merchant_id)) >= MAX_API_KEYS:
+        raise invalid("too_many_api_keys", f"There are {MAX_API_KEYS} API keys; revoke one first.")
+    mode = new.mode or "test"
+    secret = make_api_key(mode, context.random_bytes)
     key = ApiKey(
         id=context.new_id(PREFIX_API_KEY),
         merchant_id=merchant_id,
         name=new.name,
         prefix=prefix_of(secret),
         secret_hash=hash_of(secret),
-        mode=new.mode,
-        scopes=new.scopes,
+        mode=mode,
+        scopes=tuple(sorted(set(new.scopes))),
         expires_at=new.expires_at,
         last_used_at=None,
         revoked_at=None,
-        created_at=now,
+        created_at=context.now(),
     )
-    async with context.database.transaction() as session:
-        if await merchants.get(session, merchant_id) is None:
-            raise not_found("merchant")
-        if len(await merchants.keys_of(session, merchant_id)) >= MAX_API_KEYS:
-            raise invalid("too_many_api_keys", f"There are {MAX_API_KEYS} API keys; revoke one first.")
-        await session.run_together([merchants.key_insertion(key)])
-        action, after = AuditAction.API_KEY_CREATED, audit.facts_of(key, ("name", "mode", "scopes", "expires_at"))
-        await audit.record(context, session, action, key.id, merchant_id=merchant_id, after=after)
-    log.info("api_key.created", merchant_id=merchant_id, api_key_id=key.id)
+    await session.run_together([merchants.key_insertion(key)])
     return key, secret
+
+
+async def rotate_api_key(
+    context: Context, merchant_id: str, key_id: str, *, overlap: timedelta
+) -> tuple[ApiKey, ApiKey, str]:
+    """Replace an API key by one that may do the same; return the old one, the new one, and the new key itself.
+
+    The old one stays good for `overlap`, or until it expires if that is sooner. A new one lasts as long as the old one
+    was made for. Raises `not_found`, `invalid_status` for a key that has expired, and `too_many_api_keys`.
+    """
+    now = context.now()
+    async with context.database.transaction() as session:
+        await merchants.lock(session, merchant_id)
+        old = await merchants.lock_key(session, merchant_id, key_id)
+        if old is None:
+            raise not_found("API key")
+        if old.expires_at is not None and old.expires_at <= now:
+            raise invalid("invalid_status", "The API key has expired; make a new one instead.")
+        life = None if old.expires_at is None else old.expires_at - old.created_at
+        mode: Literal["live", "test"] = "live" if old.mode == "live" else "test"
+        new = NewApiKey(old.name, None if life is None else now + life, mode, tuple(old.scopes))
+        key, secret = await _add_key(context, session, merchant_id, new)
+        ends_at = now + overlap
+        old = replace(old, expires_at=ends_at if old.expires_at is None else min(old.expires_at, ends_at))
+        await merchants.expire_key(session, old.id, old.expires_at or ends_at)
+        after = {"replacement": key.id, **audit.facts_of(old, ("expires_at",))}
+        action = AuditAction.API_KEY_ROTATED
+        await audit.record(context, session, action, old.id, merchant_id=merchant_id, after=after)
+    log.info("api_key.rotated", merchant_id=merchant_id, api_key_id=old.id, replacement_id=key.id)
+    return old, key, secret
 
 
 def _refused(field_name: str, problem: str) -> LoopError:
@@ -363,9 +377,3 @@ async def revoke_api_key(context: Context, merchant_id: str, key_id: str) -> Non
             raise not_found("API key")
         await audit.record(context, session, AuditAction.API_KEY_REVOKED, key_id, merchant_id=merchant_id)
     log.info("api_key.revoked", merchant_id=merchant_id, api_key_id=key_id)
-
-
-async def purge_sessions(context: Context) -> int:
-    """Delete a batch of refresh tokens that have expired; return how many."""
-    async with context.database.transaction() as session:
-        return await merchants.purge_refresh_tokens(session, context.now(), PURGE_BATCH)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Literal
 
 from loop.domain.audit import AuditAction
 from loop.domain.errors import LoopError, invalid, not_found
@@ -12,7 +12,7 @@ from loop.domain.ids import PREFIX_PROCESSOR_CONFIG
 from loop.domain.webhook_secrets import EarlierSecret, accepted, after_change
 from loop.processors.base import Account
 from loop.storage import merchants, processor_configs
-from loop.storage.database import Session
+from loop.storage.database import Reader, Session
 from loop.storage.keyring import DecryptionError, Place
 from loop.storage.processor_configs import ProcessorConfig
 from loop.telemetry import get_logger
@@ -40,6 +40,11 @@ class ConfigChange:
     is_enabled: bool | None = None
     priority: int | None = None
     is_test_mode: bool | None = None
+
+
+async def usual_mode(reader: Reader, merchant_id: str) -> Literal["live", "test"]:
+    """Return the mode of whoever names none: live once the merchant has an enabled live account, before that test."""
+    return "live" if await processor_configs.has_live(reader, merchant_id) else "test"
 
 
 def account_of(context: Context, config: ProcessorConfig) -> Account:

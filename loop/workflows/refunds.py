@@ -52,7 +52,7 @@ async def refund(
         if in_hand is None:
             raise not_found("order")
         order, wanted = reserve(in_hand.order, amount_minor, now=now)
-        attempt = await paying(session, order, in_hand.attempt, AttemptStatus.CAPTURED)
+        attempt = await paying(session, order, in_hand.attempt, status=AttemptStatus.CAPTURED)
         row, job, writes = beginning(context, order, attempt, amount_minor=wanted, reason=reason, refund_id=refund_id)
         await session.run_together([orders.updating(order), *writes, jobs.insertion(job)])
         facts = {"refund_id": row.id, "amount_minor": wanted, "currency": order.currency, "reason": reason}

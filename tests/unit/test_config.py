@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from loop.config import SETTINGS, Secret, Settings, example_toml, load, reference_markdown
+from loop.config_files import drop_earlier_keys, rotate_generated_key
 from loop.config_forms import MASK
 from loop.domain.errors import ErrorKind, LoopError
 
@@ -248,6 +249,28 @@ def test_earlier_keys_may_stand_beside_the_generated_one(tmp_path: Path) -> None
     path = tmp_path / "loop" / "secrets.toml"
     path.write_text(path.read_text() + f'encryption_keys_previous = ["{KEY}"]\n')
     assert build(tmp_path).encryption_keys_previous == (Secret(KEY),)
+
+
+def test_keys_are_loop_s_own_only_where_none_of_them_is_configured(tmp_path: Path) -> None:
+    path = tmp_path / "loop" / "secrets.toml"
+    assert build(tmp_path).generated_keys_path == path
+    for configured in ({"ENCRYPTION_KEY": KEY}, {"LOOP_ENCRYPTION_KEYS_PREVIOUS": KEY}):
+        assert build(tmp_path, configured).generated_keys_path is None
+
+
+def test_a_rotated_secrets_file_is_the_owner_s_and_keeps_the_earlier_keys_until_they_are_dropped(
+    tmp_path: Path,
+) -> None:
+    first = build(tmp_path)
+    path = tmp_path / "loop" / "secrets.toml"
+    keys = [first.encryption_key, *(Secret(rotate_generated_key(path)) for _ in range(2))]
+    rotated = build(tmp_path)
+    assert (rotated.encryption_key, rotated.encryption_keys_previous) == (keys[2], (keys[1], keys[0]))
+    assert rotated.jwt_secret == first.jwt_secret
+    drop_earlier_keys(path)
+    assert (build(tmp_path).encryption_key, build(tmp_path).encryption_keys_previous) == (keys[2], ())
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert list(path.parent.iterdir()) == [path]
 
 
 RACER = """

@@ -27,6 +27,18 @@ def test_a_wait_ends() -> None:
     assert throttle.wait_s("a", NOW + timedelta(seconds=2)) == 0
 
 
+def test_a_wait_is_news_once_after_each_try() -> None:
+    throttle = Throttle(free=1)
+    assert not throttle.tell_once("a", NOW)
+    throttle.begin("a", NOW)
+    assert [throttle.tell_once("a", NOW) for _ in range(3)] == [True, False, False]
+    later = NOW + timedelta(seconds=2)
+    assert not throttle.tell_once("a", later)  # the wait is over
+    throttle.begin("a", later)
+    assert [throttle.tell_once("a", later) for _ in range(2)] == [True, False]
+    assert not throttle.tell_once("b", NOW)
+
+
 def test_even_a_thousand_failures_lock_nobody_out() -> None:
     throttle = Throttle(free=1)
     for _ in range(1000):

@@ -329,4 +329,6 @@ def test_backoff_grows_to_a_bound_and_is_spread_from_nothing_to_all_of_it() -> N
 
 
 def test_every_kind_ends_in_time_and_may_fail_more_than_once() -> None:
-    assert all(0 < kind.deadline_s <= 60 and kind.max_failures > 1 for kind in JOBS.values())
+    longest = {name: kind.deadline_s for name, kind in JOBS.items() if kind.deadline_s > 60}
+    assert longest == {"reconcile": 900}  # which reads a processor's pages, and no customer waits for
+    assert all(kind.deadline_s > 0 and kind.max_failures > 1 for kind in JOBS.values())

@@ -1,4 +1,4 @@
-"""Rotating an endpoint's secret: both sign for a while, every verifier takes each delivery, and then only the new one."""
+"""Rotating a secret: both sign for a while, every verifier takes each delivery, and then only the new one does."""
 
 import json
 from collections.abc import AsyncIterator

@@ -1,0 +1,1 @@
+"""The dashboard's pages, one file for each place in its navigation."""
