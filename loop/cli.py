@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loop.cli_audit import audit_app
+from loop.cli_checkout import checkout_app
 from loop.cli_console import AsJson, MerchantArgument, find_merchant, flags, load_settings, print_rows, run_work
 from loop.cli_keys import keys_app
 from loop.cli_reconcile import reconcile
 from loop.cli_routing import routing_app
 from loop.domain.errors import ErrorKind, LoopError, invalid
 from loop.domain.money import Money
+from loop.domain.scopes import ALL
 
 if TYPE_CHECKING:
     from loop.config import Settings
@@ -54,6 +56,7 @@ app.add_typer(merchant_app, name="merchant")
 app.add_typer(key_app, name="api-key")
 app.add_typer(processor_app, name="processor")
 app.add_typer(order_app, name="order")
+app.add_typer(checkout_app, name="checkout")
 app.add_typer(routing_app, name="routing")
 app.command()(reconcile)
 app.add_typer(keys_app, name="keys")
@@ -158,11 +161,20 @@ def _secret_from_outside(variable: str, prompt: str) -> str | None:
     return str(typer.prompt(prompt, hide_input=True))
 
 
+def _password_from_outside() -> tuple[bool, str]:
+    """Return a merchant's password and whether somebody gave it; without anybody it is made up."""
+    import secrets
+
+    given = os.environ.get("LOOP_MERCHANT_PASSWORD") or ("" if sys.stdin.isatty() else sys.stdin.readline().strip())
+    return bool(given), given or secrets.token_urlsafe(18)
+
+
 @merchant_app.command("create")
 def create_merchant(
     name: Annotated[str, typer.Option(help="What customers know the shop by.")],
     email: Annotated[str, typer.Option(help="The address to sign in with.")],
     *,
+    live: Annotated[bool, typer.Option("--live/--test", help="Whether the key's orders move real money.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a merchant with a first API key.
@@ -172,22 +184,19 @@ def create_merchant(
 
     Example: loop merchant create --name 'My shop' --email me@example.com
     """
-    import secrets
-
     from loop.workflows import merchants
 
-    given = os.environ.get("LOOP_MERCHANT_PASSWORD") or ("" if sys.stdin.isatty() else sys.stdin.readline().strip())
-    password = given or secrets.token_urlsafe(18)
+    given, password = _password_from_outside()
 
     async def work(context: "Context") -> "tuple[Merchant, str]":
         profile = await merchants.create(context, merchants.NewMerchant(name, email, password))
         _, key = await merchants.create_api_key(
-            context, profile.merchant.id, merchants.NewApiKey("first key", mode="test")
+            context, profile.merchant.id, merchants.NewApiKey("first key", mode="live" if live else "test")
         )
         return profile.merchant, key
 
     merchant, key = run_work(work)
-    shown = {"id": merchant.id, "email": merchant.email, "apiKey": key}
+    shown = {"id": merchant.id, "email": merchant.email, "mode": "live" if live else "test", "apiKey": key}
     if not given:
         shown["password"] = password
     if as_json:
@@ -196,6 +205,30 @@ def create_merchant(
     for label, value in shown.items():
         typer.echo(f"{label:10}{value}")
     typer.echo("Keep the key (and the password): they are shown this once.", err=True)
+
+
+@merchant_app.command("reset-password")
+def reset_password(merchant: MerchantArgument, *, as_json: AsJson = False) -> None:
+    """Set a merchant's password anew and sign everybody out; API keys stay good.
+
+    The password comes from LOOP_MERCHANT_PASSWORD or a line on standard input; without either one is made up and
+    shown once.
+    """
+    from loop.workflows import merchants
+
+    given, password = _password_from_outside()
+
+    async def work(context: "Context") -> int:
+        return await merchants.reset_password(context, (await find_merchant(context, merchant)).id, password)
+
+    ended = run_work(work)
+    shown = {"sessionsEnded": ended, **({} if given else {"password": password})}
+    if as_json:
+        typer.echo(json.dumps(shown))
+        return
+    typer.echo(f"The password is set; {ended} sessions were ended.")
+    if not given:
+        typer.echo(f"{password}\nKeep the password: it is shown this once.")
 
 
 @merchant_app.command("list")
@@ -217,6 +250,9 @@ def create_key(
     *,
     name: Annotated[str, typer.Option(help="What the key is for.")],
     mode: Annotated[str, typer.Option(help="test or live.")] = "test",
+    scope: Annotated[
+        list[str] | None, typer.Option(help="What it may do, such as orders:read; all if left out.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make an API key and show it this once."""
@@ -227,7 +263,7 @@ def create_key(
 
     async def work(context: "Context") -> tuple[Any, str]:
         owner = await find_merchant(context, merchant)
-        new = merchants.NewApiKey(name, mode="live" if mode == "live" else "test")
+        new = merchants.NewApiKey(name, mode="live" if mode == "live" else "test", scopes=tuple(scope or (ALL,)))
         return await merchants.create_api_key(context, owner.id, new)
 
     key, secret = run_work(work)
@@ -242,8 +278,30 @@ def list_keys(merchant: MerchantArgument, *, as_json: AsJson = False) -> None:
     async def work(context: "Context") -> list[Any]:
         return await merchants.list_api_keys(context, (await find_merchant(context, merchant)).id)
 
-    rows = [(k.id, k.name, k.prefix, k.mode, k.last_used_at, k.expires_at) for k in run_work(work)]
-    print_rows(("id", "name", "prefix", "mode", "lastUsedAt", "expiresAt"), rows, as_json=as_json)
+    rows = [(k.id, k.name, k.prefix, k.mode, ", ".join(k.scopes), k.last_used_at, k.expires_at) for k in run_work(work)]
+    print_rows(("id", "name", "prefix", "mode", "scopes", "lastUsedAt", "expiresAt"), rows, as_json=as_json)
+
+
+@key_app.command("rotate")
+def rotate_key(
+    merchant: MerchantArgument,
+    key_id: Annotated[str, typer.Argument(help="The key's id, from the list.")],
+    *,
+    overlap_hours: Annotated[int, typer.Option(min=0, max=168, help="How long the old one stays good.")] = 24,
+    as_json: AsJson = False,
+) -> None:
+    """Replace an API key by one that may do the same, and show that this once."""
+    from datetime import timedelta
+
+    from loop.workflows import merchants
+
+    async def work(context: "Context") -> tuple[Any, Any, str]:
+        owner = await find_merchant(context, merchant)
+        overlap = timedelta(hours=overlap_hours)
+        return await merchants.rotate_api_key(context, owner.id, key_id, overlap=overlap)
+
+    _, key, secret = run_work(work)
+    typer.echo(json.dumps({"id": key.id, "secret": secret}) if as_json else secret)
 
 
 @key_app.command("revoke")
@@ -336,18 +394,20 @@ def list_orders(
     merchant: MerchantArgument,
     *,
     status: Annotated[str | None, typer.Option(help="Only orders of this status.")] = None,
+    live: Annotated[bool | None, typer.Option("--live/--test", help="Live once there is a live account.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=LIST_LIMIT, help="At most so many.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List a merchant's orders, newest first."""
+    """List a merchant's orders of one mode, newest first."""
     from loop.storage import orders
+    from loop.workflows.processor_configs import usual_mode
 
     async def work(context: "Context") -> list[Any]:
         owner = await find_merchant(context, merchant)
         async with context.database.reading() as reader:
-            return await orders.list_after(
-                reader, owner.id, orders.OrderFilter(status=status), before_id=None, limit=limit
-            )
+            is_test = await usual_mode(reader, owner.id) == "test" if live is None else not live
+            wanted = orders.OrderFilter(status=status, is_test=is_test)
+            return await orders.list_after(reader, owner.id, wanted, before_id=None, limit=limit)
 
     rows = [(o.id, o.external_id, str(o.amount), str(o.status), o.processor, o.created_at) for o in run_work(work)]
     print_rows(("id", "externalId", "amount", "status", "processor", "createdAt"), rows, as_json=as_json)

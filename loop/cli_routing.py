@@ -48,6 +48,7 @@ class Example:
     brand: Annotated[str | None, typer.Option(help="The card's, such as visa.")] = None
     country: Annotated[str | None, typer.Option(help="The card's, such as IN.")] = None
     method: Annotated[str, typer.Option(help="card, upi, netbanking or wallet.")] = "card"
+    live: Annotated[bool, typer.Option("--live/--test", help="Whether it would move real money.")] = False
     as_json: AsJson = False
 
     def __post_init__(self) -> None:
@@ -72,6 +73,7 @@ class Example:
             payment_method=self.method.lower(),
             brand=None if self.brand is None else self.brand.lower(),
             country=None if self.country is None else self.country.upper(),
+            is_test=not self.live,
         )
         merchant = await find_merchant(context, self.merchant)
         return await routing.try_out(context, merchant.id, payment, forced_processor=None)

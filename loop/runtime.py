@@ -24,6 +24,7 @@ from loop.processors.http import public_session
 from loop.processors.registry import Registry
 from loop.server.app import create_app
 from loop.server.auth import flush_last_used
+from loop.server.connections import HttpProtocol
 from loop.storage import jobs, processor_configs
 from loop.storage.database import Database
 from loop.storage.keyring import Keyring
@@ -231,7 +232,7 @@ async def _listening(settings: Settings, app: ASGIApp) -> AsyncIterator[str]:
     server = _Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=HttpProtocol,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -230,6 +231,9 @@ def correlation_id() -> str | None:
 
 # Logs.
 
+MAX_WAITING_LINES: Final = 1_000
+"""How many lines one turn of the event loop may hold back."""
+
 
 class _Event(logging.LogRecord):
     """A log record whose message is the event's name, with its fields beside it."""
@@ -367,15 +371,55 @@ def _quoted(value: object) -> str:
 
 
 class _LogFile(WatchedFileHandler):
+    """Writes the lines of one turn of the event loop together: to look for the file and to write to it is half a line.
+
+    What is worse than info, or was logged outside a loop, is written at once, with all that waits.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8")
+        self._waiting: list[str] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand a whole line to the system at once, past the buffers of a text file."""
+        """Take a line, and see to it that it is written."""
         try:
-            self.reopenIfNeeded()
-            stream = self.stream or self._open()
-            self.stream = stream
-            os.write(stream.fileno(), f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
+            self._waiting.append(self.format(record))
+            is_urgent = record.levelno > logging.INFO or len(self._waiting) >= MAX_WAITING_LINES
+            if is_urgent or not self._writes_soon():
+                self._write()
         except Exception:  # noqa: BLE001 - as every handler: a log that cannot be written stops nobody
             self.handleError(record)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        self.acquire()
+        try:
+            self._loop = None
+            if self._waiting:
+                self._write()
+        except OSError:  # as above
+            pass
+        finally:
+            self.release()
+
+    def _writes_soon(self) -> bool:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return False
+        if loop is not self._loop:  # also if that one has ended with a line unwritten
+            loop.call_soon(self.flush)
+            self._loop = loop
+        return True
+
+    def _write(self) -> None:
+        """Hand whole lines to the system, past the buffers of a text file."""
+        lines, self._waiting = self._waiting, []
+        self.reopenIfNeeded()
+        stream = self.stream or self._open()
+        self.stream = stream
+        os.write(stream.fileno(), "\n".join((*lines, "")).encode("utf-8", "backslashreplace"))
 
 
 QUIET: Final = ("aiohttp", "alembic", "asyncio", "stripe", "uvicorn.access")
@@ -386,13 +430,14 @@ def configure(*, level: str = "info", log_format: str = "auto", log_file: Path |
     """Send every logger of this process through one handler: to `log_file`, or else to standard error.
 
     `log_format` is json, console (for people), or auto: console if that is a terminal, else json. Each line is
-    written at once, so that a killed process loses none, and a file that was moved away is opened anew. May be
-    called again. Raises a LoopError of kind configuration when the file cannot be written.
+    written at once, or to a file by the end of the event loop's turn, so that a killed process loses no more than that
+    turn's; a file that was moved away is opened anew. May be called again. Raises a LoopError of kind configuration
+    when the file cannot be written.
     """
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     if log_file is not None:
         try:
-            handler = _LogFile(log_file, encoding="utf-8")
+            handler = _LogFile(log_file)
         except OSError as error:
             raise configuration("unwritable_log_file", f"{log_file} cannot be written: {error.strerror}.") from error
     is_console = log_format == "console" or (log_format == "auto" and log_file is None and sys.stderr.isatty())

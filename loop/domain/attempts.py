@@ -45,12 +45,16 @@ class Approved:
 
 @dataclass(frozen=True, slots=True)
 class ActionRequired:
-    """The customer must do something: follow `redirect_url`, or let the processor's script use the other fields."""
+    """The customer must do something: follow `redirect_url`, or let the processor's script use the other fields.
+
+    `decline` is what became of the customer's latest try, where the payment still waits for another.
+    """
 
     reference: str
     redirect_url: str | None = None
     client_secret: str | None = field(default=None, repr=False)
     processor_data: Mapping[str, object] | None = field(default=None, repr=False)
+    decline: "Declined | None" = None
 
 
 @dataclass(frozen=True, slots=True)

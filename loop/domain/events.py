@@ -33,7 +33,10 @@ class EventType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One row of webhook_events; `body` is the exact text that every delivery sends."""
+    """One row of webhook_events; `body` is the exact text that every delivery sends.
+
+    `is_test` is its order's, None for what concerns both modes.
+    """
 
     id: str
     merchant_id: str
@@ -41,6 +44,7 @@ class Event:
     event_type: EventType
     body: str
     created_at: datetime
+    is_test: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ class EventSubject:
     status: str | None
     processor: str | None
     seq: int | None = None
+    is_test: bool | None = None
 
 
 NO_ORDER = EventSubject(None, None, None, None, None, None)
@@ -90,5 +95,6 @@ def body_of(
         "processor": subject.processor,
         "createdAt": timestamp(created_at),
         "seq": subject.seq,
+        "testMode": subject.is_test,
         "payload": payload,
     }

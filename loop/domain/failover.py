@@ -72,6 +72,11 @@ def step_after(outcome: Outcome, *, finality: DeclineFinality, has_token: bool) 
             return Step.STOP
 
 
+def may_go_elsewhere(decline_class: str | None, finality: DeclineFinality) -> bool:
+    """Tell whether a customer whose payment was declined so may try again at another processor."""
+    return decline_class in _ELSEWHERE and finality is not DeclineFinality.OPEN
+
+
 def going_on(order: Order, change: Change) -> Change:
     """Return a change that failed its order as one after which the order is still being paid.
 

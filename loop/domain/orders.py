@@ -238,6 +238,8 @@ class Order:
     expires_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    is_test: bool = True
+    """Whether it moves test money: it never changes, and only accounts of that mode take the order."""
     amount_disputed_minor: int = 0
     """What disputes keep from the merchant, while they are open and once they are lost."""
     revision: int = field(default=1, compare=False)
@@ -290,6 +292,8 @@ def apply_outcome(order: Order, attempt: Attempt, *, outcome: Outcome, now: date
     if isinstance(step, attempts.Unmoved):
         if isinstance(outcome, Declined) and attempt.status is AttemptStatus.CANCELLED and attempt.error_code is None:
             learned = _with_failure(learned, outcome)
+        if isinstance(outcome, attempts.ActionRequired) and attempt.status is AttemptStatus.REQUIRES_ACTION:
+            learned = _with_failure(learned, outcome)  # of the customer's latest try; the payment waits for another
         return Change(_learn_order_id(order, learned, now), learned, ignored=step.reason)
     moved = _moved_attempt(learned, outcome, step.status, now)
     transactions = _transactions(attempt, outcome)
@@ -393,6 +397,8 @@ class _Failure:
 
 def _failure(outcome: Outcome) -> _Failure:
     match outcome:
+        case attempts.ActionRequired(decline=Declined() as decline):
+            return _failure(decline)
         case Declined():
             raw_code = None if outcome.raw_code is None else outcome.raw_code[:MAX_RAW_CODE_CHARACTERS]
             return _Failure(outcome.code, outcome.message, outcome.decline_class, raw_code)

@@ -89,6 +89,9 @@ def assess(candidate: Candidate, payment: PaymentTraits) -> Assessment:
         found[Obstacle.NOT_INSTALLED] = "it is not installed"
     else:
         found.update(_inabilities(candidate, candidate.abilities, payment))
+    if candidate.is_test_mode is not payment.is_test:
+        kinds = ("a live account", "a test order") if payment.is_test else ("a test account", "a live order")
+        found[Obstacle.MODE] = f"it is {kinds[0]}, and this is {kinds[1]}"
     if payment.tokens_for is not None and candidate.processor not in payment.tokens_for:
         found[Obstacle.NO_TOKEN] = "no token for it was given"
     if candidate.is_circuit_open:
@@ -188,11 +191,13 @@ def route(
 
 
 def _refusal(decision: RoutingDecision, forced_processor: str | None) -> LoopError:
-    possible = [
+    enabled = [
         each
         for each in decision.assessments
         if each.candidate.is_enabled and forced_processor in (None, each.candidate.processor)
     ]
+    # Those of the other mode are worth a word only where there are no others.
+    possible = [each for each in enabled if Obstacle.MODE not in each.obstacles] or enabled
     if not possible and forced_processor is not None:
         return invalid(
             "no_processor", f"The processor {forced_processor!r} is not configured and enabled for this merchant."

@@ -24,7 +24,7 @@ MetadataValue = str | int | float | bool
 class PaymentTraits:
     """What routing looks at of a payment. `brand` is in lower case, `country` in upper case; None: not known.
 
-    `tokens_for` names the only processors that there is a token for; see `tied_to`.
+    Only accounts of its mode take it. `tokens_for` names the only processors that there is a token for; see `tied_to`.
     """
 
     order_id: str
@@ -35,6 +35,7 @@ class PaymentTraits:
     country: str | None = None
     metadata: Mapping[str, object] = field(default_factory=dict, repr=False)
     tokens_for: frozenset[str] | None = None
+    is_test: bool = True
 
 
 def tied_to(token: str | None, tokens: Mapping[str, str]) -> frozenset[str] | None:

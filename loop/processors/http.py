@@ -8,13 +8,12 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import AddrInfoType, Connection
-from aiohttp.tracing import Trace
 
 from loop.domain.attempts import Unknown
 from loop.domain.deliveries import IpAddress
@@ -197,13 +196,8 @@ class _CheckedConnector(aiohttp.TCPConnector):
         super().__init__(limit=0, keepalive_timeout=KEEP_ALIVE_S, resolver=resolver, socket_factory=socket_factory)
         self._reach = reach
 
-    async def connect(
-        self,
-        req: aiohttp.ClientRequest,
-        traces: list[Trace],
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
-    ) -> Connection:
-        connection = await super().connect(req, traces, timeout)
+    async def connect(self, req: aiohttp.ClientRequest, *rest: Any, **named: Any) -> Connection:  # noqa: ANN401
+        connection = await super().connect(req, *rest, **named)
         peer = None if connection.transport is None else connection.transport.get_extra_info("peername")
         try:
             _require_within(self._reach, *(("", 0) if peer is None else (str(peer[0]), int(peer[1]))))

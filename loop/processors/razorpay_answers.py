@@ -1,6 +1,7 @@
 """Razorpay's answers: what amounts, payments, refunds and errors mean for Loop."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from loop.domain.attempts import (
@@ -152,9 +153,10 @@ def outcome_of(payments: Iterable[JsonObject], action: ActionRequired, *, reques
         payment_id = text_of(by_standing["released"][0], "id")
         return Voided(order_id, payment_id) if request.is_manual_capture else Cancelled(order_id)
     failed = by_standing.get("failed", [])
-    if failed and "created" not in by_standing and request.amount.currency in ONE_TRY_CURRENCIES:
-        return _declined(max(failed, key=_age).get("error_reason"), order_id)
-    return action
+    if not failed or "created" in by_standing:
+        return action
+    decline = _declined(max(failed, key=_age).get("error_reason"), order_id)
+    return decline if request.amount.currency in ONE_TRY_CURRENCIES else replace(action, decline=decline)
 
 
 def _declined(reason: object, order_id: str) -> Declined:

@@ -79,8 +79,8 @@ TOKENS: Mapping[str, str] = {
 _PAGE = "page"
 """Stands where the token's word stands in the reference of a payment without a token."""
 
-Result = Literal["approved", "declined", "failed"]
-RESULTS: tuple[Result, ...] = ("approved", "declined", "failed")
+Result = Literal["approved", "declined", "insufficient_funds", "failed"]
+RESULTS: tuple[Result, ...] = ("approved", "declined", "insufficient_funds", "failed")
 """What a customer may choose on a page; `failed` is a failed authentication."""
 
 LedgerKind = Literal["authorization", "charge", "capture", "void", "refund"]
@@ -234,7 +234,7 @@ class SandboxProcessor:
             known.outcome = _approved(known.request)
             self._books_of(account).enter(_paid_entry(known.request, f"{reference}.{result}"))
         else:
-            known.outcome = _declined("authentication_failed" if result == "failed" else "declined", reference)
+            known.outcome = _declined("authentication_failed" if result == "failed" else result, reference)
         return known.outcome
 
     async def capture(

@@ -118,7 +118,15 @@ def _action_of(intent: stripe.PaymentIntent, account: Account) -> ActionRequired
         redirect_url=(action.get("redirect_to_url") or {}).get("url"),
         client_secret=intent.client_secret,
         processor_data={"publishableKey": publishable_key} if publishable_key else None,
+        decline=_latest_refusal(intent),
     )
+
+
+def _latest_refusal(intent: stripe.PaymentIntent) -> Declined | None:
+    """Return why the customer's latest try was refused, if it was and they have not begun another."""
+    refusal = intent.last_payment_error
+    is_refused = refusal is not None and intent.status == "requires_payment_method"
+    return _declined(refusal.to_dict(), intent.id) if refusal is not None and is_refused else None
 
 
 def _declined(details: Mapping[str, object], intent_id: str | None) -> Declined:

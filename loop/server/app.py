@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from loop.server import checkout_page, pages, processor_webhooks, sandbox_pages
+from loop.server import checkout_page, pages, processor_webhooks, qr_codes, sandbox_pages
 from loop.server.api import (
     accounts,
     api_keys,
@@ -23,10 +23,12 @@ from loop.server.api import (
     reconciliation,
     refunds,
     routing_rules,
+    sessions,
     stats,
     webhook_endpoints,
     webhooks,
 )
+from loop.server.dashboard.routes import routes as dashboard_routes
 from loop.server.middleware import Edge
 from loop.workflows.context import Context
 
@@ -54,6 +56,7 @@ def create_app(context: Context) -> ASGIApp:
             *checkout.routes,
             *events.routes,
             *accounts.routes,
+            *sessions.routes,
             *merchants.routes,
             *api_keys.routes,
             *processors.routes,
@@ -68,7 +71,9 @@ def create_app(context: Context) -> ASGIApp:
             *processor_webhooks.routes,
             *pages.routes,
             *checkout_page.routes,
+            *qr_codes.routes,
             *sandbox_pages.routes,
+            *dashboard_routes,
         ],
         redirect_slashes=False,
     )

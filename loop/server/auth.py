@@ -10,30 +10,43 @@ from weakref import WeakKeyDictionary
 
 from starlette.requests import Request
 
-from loop.domain.api_keys import hash_of, is_well_formed
+from loop.domain.api_keys import MODES, hash_of, is_well_formed
 from loop.domain.audit import Actor, ActorKind
-from loop.domain.errors import ErrorKind, LoopError, unauthenticated
+from loop.domain.errors import ErrorKind, LoopError, invalid, unauthenticated
+from loop.domain.scopes import is_granted
 from loop.server.request import context_of, header
-from loop.storage import merchants
+from loop.server.scopes import asked_of
+from loop.storage import merchants, sessions
 from loop.storage.database import Database
 from loop.storage.merchants import ApiKey
 from loop.workflows.context import Context
-from loop.workflows.tokens import verify
+from loop.workflows.processor_configs import usual_mode
+from loop.workflows.tokens import refused, verify
 
 KEPT_S: Final = 5.0
 """How long a known key is believed without a look: the bound within which a revocation counts everywhere."""
 
 KEPT_KEYS: Final = 10_000
 
+MODE_HEADER: Final = b"x-loop-mode"
+"""In which mode a person works: `test` or `live`. A key has its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls. `key_id` is None for a person, who signed in and holds an access token."""
+    """Who calls, and whether with test or live orders. A person signed in and holds an access token of a session."""
 
     merchant_id: str
-    key_id: str | None
-    is_person: bool
-    mode: str
+    is_test: bool
+    key_id: str | None = None
+    session_id: str | None = None
+    has_chosen_mode: bool = True
+    """Whether the mode was said, by the key or by the header, and is not only the usual one."""
+
+    @property
+    def is_person(self) -> bool:
+        """Whether a person calls, and no API key."""
+        return self.key_id is None
 
 
 class KeyCache:
@@ -87,7 +100,8 @@ def key_cache(context: Context) -> KeyCache:
 async def authenticate(request: Request) -> Caller:
     """Return who calls, by API key or by access token.
 
-    Raises `missing_credentials`, `invalid_api_key`, `expired_api_key`, `invalid_token`.
+    A person may do everything, a key what its scopes grant: see `loop.server.scopes`. Raises `missing_credentials`,
+    `invalid_api_key`, `expired_api_key`, `insufficient_scope`, `person_required`, `invalid_token`, `invalid_mode`.
     """
     key = header(request, b"x-api-key")
     if key is None:
@@ -98,30 +112,26 @@ async def authenticate(request: Request) -> Caller:
             )
         key = credentials.strip()
         if not key.startswith("sk_"):
-            return await _person(context_of(request), key)
-    return await _holder(context_of(request), key)
+            return await _person(request, key)
+    return await _holder(request, key)
 
 
-async def authenticate_person(request: Request) -> Caller:
-    """Return who calls, by access token only; an API key is refused with `person_required` (403)."""
-    caller = await authenticate(request)
-    if not caller.is_person:
-        raise LoopError(
-            ErrorKind.FORBIDDEN, "person_required", "An API key may not do this; sign in and send the access token."
-        )
-    return caller
-
-
-async def _person(context: Context, token: str) -> Caller:
-    merchant_id = verify(context, token)
+async def _person(request: Request, token: str) -> Caller:
+    context = context_of(request)
+    claims = verify(context, token)
+    mode = header(request, MODE_HEADER)
+    if mode not in (None, *MODES):
+        raise invalid("invalid_mode", "X-Loop-Mode must be test or live.")
     async with context.database.reading() as reader:
-        merchant = await merchants.get(reader, merchant_id)
-    if merchant is None:  # a token outlives a database that was made anew
-        raise unauthenticated("invalid_token", "The access token is of a merchant who is not here; sign in again.")
-    return Caller(merchant_id, None, is_person=True, mode="live")
+        session = await sessions.get(reader, claims.session_id)
+        chosen = mode or await usual_mode(reader, claims.merchant_id)
+    if session is None or session.merchant_id != claims.merchant_id or session.expires_at <= context.now():
+        raise refused()
+    return Caller(claims.merchant_id, chosen == "test", session_id=session.id, has_chosen_mode=mode is not None)
 
 
-async def _holder(context: Context, key: str) -> Caller:
+async def _holder(request: Request, key: str) -> Caller:
+    context = context_of(request)
     cache = key_cache(context)
     secret_hash = hash_of(key)
     found = cache.get(secret_hash)
@@ -137,11 +147,27 @@ async def _holder(context: Context, key: str) -> Caller:
     if found.expires_at is not None and found.expires_at <= now:
         raise unauthenticated("expired_api_key", "The API key has expired; use another one.")
     cache.note_use(found.id, now)
-    return Caller(found.merchant_id, found.id, is_person=False, mode=found.mode)
+    _require_scope(request, found)
+    return Caller(found.merchant_id, found.mode == "test", key_id=found.id)
+
+
+def _require_scope(request: Request, key: ApiKey) -> None:
+    needed = asked_of(request)
+    if needed is None:
+        raise LoopError(
+            ErrorKind.FORBIDDEN, "person_required", "An API key may not do this; sign in and send the access token."
+        )
+    if not is_granted(key.scopes, needed):
+        raise LoopError(
+            ErrorKind.FORBIDDEN, "insufficient_scope", f"The API key lacks the scope {needed}; use one that has it."
+        )
 
 
 def acting(request: Request, caller: Caller | None) -> Context:
-    """Return the context in which this caller acts, or somebody who has not signed in: for what is audited."""
+    """Return the context in which this caller acts, or somebody who has not signed in.
+
+    The audit log hears who it was, and orders of the other mode are as if they were not there.
+    """
     if caller is None:
         kind, actor_id = ActorKind.ANONYMOUS, None
     elif caller.key_id is None:
@@ -149,7 +175,8 @@ def acting(request: Request, caller: Caller | None) -> Context:
     else:
         kind, actor_id = ActorKind.API_KEY, caller.key_id
     address = None if request.client is None else request.client.host
-    return replace(context_of(request), actor=Actor(kind, actor_id, address))
+    is_test = None if caller is None else caller.is_test
+    return replace(context_of(request), actor=Actor(kind, actor_id, address), is_test=is_test)
 
 
 def _unknown_key() -> LoopError:

@@ -9,9 +9,11 @@ from starlette.responses import Response
 
 from loop.domain.cards import contains_card_number
 from loop.domain.errors import ErrorKind, LoopError, invalid
+from loop.server.auth import Caller
 from loop.server.request import card_number_refusal, context_of, header, json_response, json_text
 from loop.storage.statements import Parameters, Write
 from loop.workflows import idempotency
+from loop.workflows.context import Context
 from loop.workflows.idempotency import Claim, KeyedRequest, StoredAnswer
 
 MAX_KEY_CHARACTERS: Final = 255
@@ -27,7 +29,7 @@ Operation = Callable[[Claim | None], Awaitable[Response]]
 """Does the work, under the claim of its key if it has one: a claim tells of an earlier run whose process died."""
 
 
-def keyed_request(request: Request, merchant_id: str, *, content: Mapping[str, object]) -> KeyedRequest | None:
+def keyed_request(request: Request, caller: Caller, *, content: Mapping[str, object]) -> KeyedRequest | None:
     """Return a POST with its Idempotency-Key, None without one; raises `invalid_idempotency_key`."""
     key = header(request, b"idempotency-key")
     if key is None:
@@ -36,13 +38,13 @@ def keyed_request(request: Request, merchant_id: str, *, content: Mapping[str, o
         raise invalid("invalid_idempotency_key", f"Idempotency-Key must have 1 to {MAX_KEY_CHARACTERS} characters.")
     if contains_card_number(key):
         raise card_number_refusal()
-    path = request.url.path
-    return KeyedRequest(merchant_id, key, idempotency.fingerprint(request.method, path, body=_CANONICAL(content)))
+    fingerprint = idempotency.fingerprint(request.method, request.url.path, body=_CANONICAL(content))
+    return KeyedRequest(caller.merchant_id, key, fingerprint, caller.is_test)
 
 
 async def once(
     request: Request,
-    merchant_id: str,
+    caller: Caller,
     *,
     content: Mapping[str, object],
     operation: Operation,
@@ -52,10 +54,16 @@ async def once(
 
     `subject_id` is the id for what it makes, which the claim then carries from a run that died to the next.
     """
-    keyed = keyed_request(request, merchant_id, content=content)
+    keyed = keyed_request(request, caller, content=content)
     if keyed is None:
         return await operation(None)
-    context = context_of(request)
+    return await once_under(context_of(request), keyed, operation=operation, subject_id=subject_id)
+
+
+async def once_under(
+    context: Context, keyed: KeyedRequest, *, operation: Operation, subject_id: str | None = None
+) -> Response:
+    """Run an operation under a key, or send again what was answered to the same request under it."""
     claimed = await idempotency.claim(context, keyed, subject_id)
     if isinstance(claimed, StoredAnswer):
         return _replayed(claimed)

@@ -31,10 +31,10 @@ _Header = tuple[bytes, bytes]
 
 ALWAYS: Final[tuple[_Header, ...]] = (
     (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
 )
 UNLESS_SET: Final[tuple[_Header, ...]] = (
     (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
 """What an answer gets when its handler says nothing else."""

@@ -1,5 +1,6 @@
 """The sandbox's pages: where a test customer picks what their bank says."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlencode
@@ -13,18 +14,24 @@ from loop.domain.errors import invalid, not_found
 from loop.domain.ids import PREFIX_ATTEMPT
 from loop.domain.orders import OrderStatus
 from loop.processors.sandbox import RESULT_PARAMETER, RESULTS, SIGNATURE_PARAMETER, Result, SandboxProcessor
-from loop.server.pages import page, render, see_other
+from loop.server.languages import asked_for, language_of
+from loop.server.pages import Policy, page, render, see_other
 from loop.server.request import context_of, path_id, read_form
 from loop.storage import attempts, orders
 from loop.storage.orders import OrderInHand
 from loop.workflows import checkout
 from loop.workflows.context import Context
 
-LABELS: Final[dict[Result, str]] = {
+LABELS: Final[Mapping[Result, str]] = {
     "approved": "Approve the payment",
     "declined": "Decline the payment",
+    "insufficient_funds": "Decline it for want of money",
     "failed": "Fail the authentication",
 }
+
+
+TITLES: Final = ("Confirm that it is you", "Pick how the payment ends")
+"""Of the page that asks for a confirmation, and of the one that asks for everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,28 +65,32 @@ async def _visit(request: Request) -> _Visit:
 @page
 async def challenge(request: Request) -> Response:
     """Ask a test customer to prove who they are."""
-    return await _show(request, "Confirm that it is you", ("approved", "failed"))
+    return await _show(request, TITLES[0], ("approved", "failed"))
 
 
 @page
 async def payment(request: Request) -> Response:
     """Ask a test customer how their payment should end."""
-    return await _show(request, "Pick how the payment ends", RESULTS)
+    return await _show(request, TITLES[1], RESULTS)
 
 
 async def _show(request: Request, title: str, results: tuple[Result, ...]) -> Response:
-    visit = await _visit(request)
+    visit, language = await _visit(request), language_of(request)
     if visit.attempt.status is not AttemptStatus.REQUIRES_ACTION:
         return render(
-            "message.html", title="Nothing to do", text="This test payment does not wait for you.",
+            "message.html",
+            language,
+            title=language.say("Nothing to do"),
+            text=language.say("This test payment does not wait for you."),
             link=visit.return_url,
-        )  # fmt: skip
+        )
     return render(
         "sandbox.html",
-        form_targets=await _form_targets(context_of(request), visit),
-        title=title,
-        amount=str(visit.in_hand.order.amount),
-        choices=[(result, LABELS[result]) for result in results],
+        language,
+        policy=Policy(is_scripted=True, form_targets=await _form_targets(context_of(request), visit)),
+        title=language.say(title),
+        amount=language.money(visit.in_hand.order.amount),
+        choices=[(result, language.say(LABELS[result])) for result in results],
     )
 
 
@@ -105,7 +116,9 @@ async def choose(request: Request) -> Response:
     if not isinstance(sandbox, SandboxProcessor):
         raise not_found("sandbox payment")
     signed = {RESULT_PARAMETER: picked, SIGNATURE_PARAMETER: sandbox.sign_result(visit.reference, picked)}
-    return see_other(f"{visit.return_url}?{urlencode(signed)}")
+    language = asked_for(request)
+    chosen = {} if language is None else {"lang": language}
+    return see_other(f"{visit.return_url}?{urlencode({**signed, **chosen})}")
 
 
 routes = [

@@ -24,6 +24,7 @@ def order_json(order: Order) -> dict[str, object]:
         "externalId": order.external_id,
         "amount": order.amount_minor,
         "currency": order.currency,
+        "testMode": order.is_test,
         "status": order.status,
         "processor": order.processor,
         "processorOrderId": order.processor_order_id,

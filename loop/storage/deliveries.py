@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import bindparam, delete, func, insert, select, text, tuple_, update
+from sqlalchemy import ColumnElement, bindparam, delete, func, insert, or_, select, text, tuple_, update
 from sqlalchemy.dialects import postgresql
 
 from loop.domain.deliveries import Delivery, DeliveryAttempt, DeliveryStatus
@@ -87,30 +87,36 @@ _REPLAY = Write(
     .where(_KEY.in_(_FAILED))
     .values(status=DeliveryStatus.PENDING, next_attempt_at=bindparam("now", type_=UtcTime))
 )
+_OF_MODE = or_(_events.c.is_test.is_(None), _events.c.is_test == bindparam("is_test"))
+
+
+def _asked(*, has_status: bool, has_mode: bool) -> list[ColumnElement[bool]]:
+    return [
+        _deliveries.c.merchant_id == bindparam("merchant_id"),
+        *([_deliveries.c.status == bindparam("status")] if has_status else []),
+        *([_OF_MODE] if has_mode else []),
+    ]
+
+
+_BY = [(has_status, has_mode) for has_status in (False, True) for has_mode in (False, True)]
 _PAGE = {
-    has_status: Statement(
-        _BOTH.where(
-            _deliveries.c.merchant_id == bindparam("merchant_id"),
-            *([_deliveries.c.status == bindparam("status")] if has_status else []),
-        )
+    (has_status, has_mode): Statement(
+        _BOTH.where(*_asked(has_status=has_status, has_mode=has_mode))
         .order_by(_deliveries.c.event_id.desc(), _deliveries.c.endpoint_id)
         .limit(bindparam("limit"))
         .offset(bindparam("offset")),
         _event_with_delivery,
     )
-    for has_status in (False, True)
+    for has_status, has_mode in _BY
 }
 _COUNT = {
-    has_status: Statement(
+    (has_status, has_mode): Statement(
         select(func.count())
-        .select_from(_deliveries)
-        .where(
-            _deliveries.c.merchant_id == bindparam("merchant_id"),
-            *([_deliveries.c.status == bindparam("status")] if has_status else []),
-        ),
+        .select_from(_JOINED if has_mode else _deliveries)
+        .where(*_asked(has_status=has_status, has_mode=has_mode)),
         int,
     )
-    for has_status in (False, True)
+    for has_status, has_mode in _BY
 }
 _OF_ORDER = Statement(
     select(*columns_of(_deliveries, Delivery))
@@ -184,14 +190,22 @@ async def replay(session: Session, endpoint_id: str, *, from_event: str, now: da
 
 
 async def list_page(
-    reader: Reader, merchant_id: str, status: DeliveryStatus | None, *, offset: int, limit: int
+    reader: Reader,
+    merchant_id: str,
+    status: DeliveryStatus | None,
+    *,
+    offset: int,
+    limit: int,
+    is_test: bool | None = None,
 ) -> tuple[list[EventWithDelivery], int]:
-    """Return a page of a merchant's deliveries, newest event first, and how many there are in all."""
-    parameters: dict[str, object] = {"merchant_id": merchant_id}
-    if status is not None:
-        parameters["status"] = status
-    rows = await reader.all(_PAGE[status is not None], {**parameters, "offset": offset, "limit": limit})
-    return rows, await reader.first(_COUNT[status is not None], parameters) or 0
+    """Return a page of a merchant's deliveries, newest event first, and how many there are in all.
+
+    With `is_test` none of the other mode is among them.
+    """
+    key = (status is not None, is_test is not None)
+    parameters = {"merchant_id": merchant_id, "status": status, "is_test": is_test}
+    rows = await reader.all(_PAGE[key], {**parameters, "offset": offset, "limit": limit})
+    return rows, await reader.first(_COUNT[key], parameters) or 0
 
 
 async def of_order(reader: Reader, merchant_id: str, order_id: str) -> list[Delivery]:

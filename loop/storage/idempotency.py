@@ -22,6 +22,7 @@ class IdempotencyKey:
     """
 
     merchant_id: str
+    is_test: bool
     key: str
     request_hash: str
     subject_id: str | None
@@ -31,22 +32,27 @@ class IdempotencyKey:
     created_at: datetime
 
 
-_OF = (_keys.c.merchant_id == bindparam("owner"), _keys.c.key == bindparam("named"))
+_OF = (
+    _keys.c.merchant_id == bindparam("owner"),
+    _keys.c.is_test == bindparam("of_test"),
+    _keys.c.key == bindparam("named"),
+)
 _HELD = _keys.c.locked_until == bindparam("held_until", type_=UtcTime)
 _VALUES = parameters_for(_keys, field_names(IdempotencyKey))
 
 _INSERT = Write(insert(_keys).values(_VALUES))
-_CLAIM = Write(postgresql.insert(_keys).values(_VALUES).on_conflict_do_nothing(index_elements=["merchant_id", "key"]))
+_NAME = ["merchant_id", "is_test", "key"]
+_CLAIM = Write(postgresql.insert(_keys).values(_VALUES).on_conflict_do_nothing(index_elements=_NAME))
 _GET = Statement(select(*columns_of(_keys, IdempotencyKey)).where(*_OF).with_for_update(), IdempotencyKey)
 _TAKE_OVER = Write(update(_keys).where(*_OF, _HELD).values(locked_until=bindparam("new_locked_until", type_=UtcTime)))
 _FINISH = Write(update(_keys).where(*_OF, _HELD).values(parameters_for(_keys, ["status_code", "answer", "subject_id"])))
 _RELEASE = Write(delete(_keys).where(*_OF, _HELD))
 _OLD = (
-    select(_keys.c.merchant_id, _keys.c.key)
+    select(*(_keys.c[name] for name in _NAME))
     .where(_keys.c.created_at < bindparam("before", type_=UtcTime))
     .limit(bindparam("limit"))
 )
-_PURGE = Write(delete(_keys).where(tuple_(_keys.c.merchant_id, _keys.c.key).in_(_OLD)))
+_PURGE = Write(delete(_keys).where(tuple_(*(_keys.c[name] for name in _NAME)).in_(_OLD)))
 
 
 def insertion(row: IdempotencyKey) -> tuple[Write, Parameters]:
@@ -59,9 +65,9 @@ async def claim(session: Session, row: IdempotencyKey) -> bool:
     return await session.run(_CLAIM, values_of(row)) == 1
 
 
-async def get(session: Session, merchant_id: str, key: str) -> IdempotencyKey | None:
-    """Return a merchant's key, its row locked, or None."""
-    return await session.first(_GET, {"owner": merchant_id, "named": key})
+async def get(session: Session, merchant_id: str, key: str, *, is_test: bool) -> IdempotencyKey | None:
+    """Return a merchant's key of one mode, its row locked, or None."""
+    return await session.first(_GET, {"owner": merchant_id, "of_test": is_test, "named": key})
 
 
 async def take_over(session: Session, row: IdempotencyKey, locked_until: datetime) -> bool:
@@ -87,4 +93,5 @@ async def purge(session: Session, before: datetime, limit: int) -> int:
 
 
 def _held(row: IdempotencyKey) -> dict[str, object]:
-    return {"owner": row.merchant_id, "named": row.key, "held_until": row.locked_until}
+    name = {"owner": row.merchant_id, "of_test": row.is_test, "named": row.key}
+    return {**name, "held_until": row.locked_until}

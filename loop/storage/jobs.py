@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import (
     Boolean,
-    ColumnElement,
     ScalarSelect,
     Text,
+    TextClause,
     and_,
     bindparam,
     case,
@@ -79,7 +79,7 @@ _DOES_ANYTHING_ELSE = text(f"kind <> '{DELIVER}'")
 _IS_NEW = text("webhook_deliveries.status = 'pending' AND webhook_deliveries.next_attempt_at IS NULL")
 
 
-def _claiming(condition: ColumnElement[bool]) -> Statement[Job]:
+def _claiming(condition: TextClause) -> Statement[Job]:
     due = (  # a CTE: Postgres may run a subquery again for each row, and then claims more than the limit
         select(_jobs.c.id)
         .where(_jobs.c.is_dead.is_(False), condition, _jobs.c.run_at <= bindparam("now", type_=UtcTime))
@@ -157,7 +157,7 @@ _RESCHEDULE = Write(
 _LOCK_HELD = Statement(select(_jobs.c.id).where(_HELD).with_for_update(), str)
 
 
-def _next_run(condition: ColumnElement[bool]) -> ScalarSelect[datetime]:
+def _next_run(condition: TextClause) -> ScalarSelect[datetime]:
     return (
         select(func.min(_jobs.c.run_at, type_=UtcTime)).where(_jobs.c.is_dead.is_(False), condition).scalar_subquery()
     )

@@ -4,20 +4,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, and_, bindparam, exists, func, insert, select, text, update
+from sqlalchemy import ColumnElement, and_, bindparam, exists, func, insert, select, text, union, update
 
 from loop.domain.attempts import Attempt
 from loop.domain.orders import Order
 from loop.storage.columns import UtcTime
 from loop.storage.database import Reader, Session
 from loop.storage.statements import Parameters, Statement, Write, columns_of, field_names, parameters_for, values_of
-from loop.storage.tables import Jobs, Orders, PaymentAttempts, table
+from loop.storage.tables import Jobs, Orders, PaymentAttempts, ProcessorConfigs, Refunds, table
 
 _orders = table(Orders)
 _attempts = table(PaymentAttempts)
 _jobs = table(Jobs)
+_configs = table(ProcessorConfigs)
+_refunds = table(Refunds)
 _ORDER_FIELDS = field_names(Order)
 _MUTABLE = [
     "status", "processor", "processor_order_id", "amount_authorized_minor", "amount_captured_minor",
@@ -102,9 +104,15 @@ def updating(order: Order) -> tuple[Write, Parameters]:
     return _UPDATE, {"order_id": order.id, **changed, "revision": order.revision + 1}
 
 
-async def get(reader: Reader, merchant_id: str, order_id: str) -> Order | None:
-    """Return a merchant's order, or None."""
-    return await reader.first(_GET, {"order_id": order_id, "merchant_id": merchant_id})
+def _is_other(order: Order | None, is_test: bool | None) -> bool:
+    """Tell whether an order is of the other mode than is asked for; a mode never changes, so it may be read first."""
+    return order is not None and is_test is not None and order.is_test is not is_test
+
+
+async def get(reader: Reader, merchant_id: str, order_id: str, *, is_test: bool | None = None) -> Order | None:
+    """Return a merchant's order, or None; with `is_test` only one of that mode."""
+    order = await reader.first(_GET, {"order_id": order_id, "merchant_id": merchant_id})
+    return None if _is_other(order, is_test) else order
 
 
 async def find(reader: Reader, order_id: str) -> Order | None:
@@ -112,14 +120,22 @@ async def find(reader: Reader, order_id: str) -> Order | None:
     return await reader.first(_FIND, {"order_id": order_id})
 
 
-async def get_in_hand(reader: Reader, merchant_id: str, order_id: str) -> OrderInHand | None:
-    """Return a merchant's order with its latest attempt, or None."""
-    return await reader.first(_GET_IN_HAND, {"order_id": order_id, "merchant_id": merchant_id})
+async def get_in_hand(
+    reader: Reader, merchant_id: str, order_id: str, *, is_test: bool | None = None
+) -> OrderInHand | None:
+    """Return a merchant's order with its latest attempt, or None; with `is_test` only one of that mode."""
+    found = await reader.first(_GET_IN_HAND, {"order_id": order_id, "merchant_id": merchant_id})
+    return None if found is None or _is_other(found.order, is_test) else found
 
 
-async def lock(session: Session, merchant_id: str, order_id: str) -> OrderInHand | None:
-    """Return a merchant's order with its latest attempt, its row locked until the transaction ends."""
+async def lock(session: Session, merchant_id: str, order_id: str, *, is_test: bool | None = None) -> OrderInHand | None:
+    """Return a merchant's order with its latest attempt, its row locked until the transaction ends, or None.
+
+    With `is_test` only one of that mode.
+    """
     order = await session.first(_LOCK, {"order_id": order_id, "merchant_id": merchant_id})
+    if _is_other(order, is_test):
+        return None
     if order is None or order.attempt_count == 0:
         return None if order is None else OrderInHand(order, None)
     # A statement of its own: Postgres takes a locked row as it is now, but whatever is joined to it as it was before
@@ -145,7 +161,11 @@ async def stale(reader: Reader, before: datetime, *, job_key_prefix: str, limit:
 
 @dataclass(frozen=True, slots=True)
 class OrderFilter:
-    """Which of a merchant's orders; None leaves a condition out. Amounts in minor units."""
+    """Which of a merchant's orders; None leaves a condition out. Amounts in minor units.
+
+    `any_id` is an order's own id, the merchant's, or a processor's for one of its payments or refunds;
+    `amounts` what a typed amount may mean, 0 for nothing.
+    """
 
     status: str | None = None
     processor: str | None = None
@@ -155,9 +175,31 @@ class OrderFilter:
     created_to: datetime | None = None
     amount_min: int | None = None
     amount_max: int | None = None
+    customer_email: str | None = None
+    needs_review: Literal[True] | None = None
+    any_id: str | None = None
+    amounts: tuple[int, int, int] | None = None
+    is_test: bool | None = None
 
 
+_OF_MERCHANT = _orders.c.merchant_id == bindparam("merchant_id")
+# Each part has an index of its own, where one OR over all of them would read every order.
+_KNOWN_AS = union(
+    select(_orders.c.id).where(_OF_MERCHANT, _orders.c.id == bindparam("any_id")),
+    select(_orders.c.id).where(_OF_MERCHANT, _orders.c.external_id == bindparam("any_id")),
+    select(_attempts.c.order_id)
+    .join(_configs, _configs.c.id == _attempts.c.processor_config_id)
+    .where(
+        _configs.c.merchant_id == bindparam("merchant_id"),
+        _attempts.c.merchant_id == bindparam("merchant_id"),
+        _attempts.c.processor_reference == bindparam("any_id"),
+    ),
+    select(_refunds.c.order_id).where(
+        _refunds.c.merchant_id == bindparam("merchant_id"), _refunds.c.processor_reference == bindparam("any_id")
+    ),
+)
 _CONDITIONS: dict[str, ColumnElement[bool]] = {
+    "is_test": _orders.c.is_test == bindparam("is_test"),
     "status": _orders.c.status == bindparam("status"),
     "processor": _orders.c.processor == bindparam("processor"),
     "currency": _orders.c.currency == bindparam("currency"),
@@ -166,6 +208,10 @@ _CONDITIONS: dict[str, ColumnElement[bool]] = {
     "created_to": _orders.c.created_at < bindparam("created_to", type_=UtcTime),
     "amount_min": _orders.c.amount_minor >= bindparam("amount_min"),
     "amount_max": _orders.c.amount_minor <= bindparam("amount_max"),
+    "customer_email": _orders.c.customer_email == bindparam("customer_email"),
+    "needs_review": text("orders.needs_review"),  # literal, as in the partial index
+    "any_id": _orders.c.id.in_(_KNOWN_AS),
+    "amounts": _orders.c.amount_minor.in_([bindparam(f"amount_{place}") for place in range(3)]),
 }
 _LISTS: dict[tuple[str, ...], Statement[Order]] = {}
 _PAGES: dict[tuple[str, ...], Statement[Order]] = {}
@@ -174,7 +220,9 @@ _COUNTS: dict[tuple[str, ...], Statement[int]] = {}
 
 def _given(order_filter: OrderFilter) -> tuple[dict[str, object], list[ColumnElement[bool]]]:
     given = {name: value for name, value in values_of(order_filter).items() if value is not None}
-    return given, [_orders.c.merchant_id == bindparam("merchant_id"), *(_CONDITIONS[name] for name in given)]
+    conditions = [_OF_MERCHANT, *(_CONDITIONS[name] for name in given)]
+    given.update({f"amount_{place}": each for place, each in enumerate(order_filter.amounts or ())})
+    return given, conditions
 
 
 async def list_after(

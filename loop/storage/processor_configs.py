@@ -39,9 +39,7 @@ _MUTABLE = [
 ]  # fmt: skip
 _new = postgresql.insert(_configs).values(parameters_for(_configs, field_names(ProcessorConfig)))
 _UPSERT = Write(
-    _new.on_conflict_do_update(
-        index_elements=["merchant_id", "processor"], set_={name: _new.excluded[name] for name in _MUTABLE}
-    )
+    _new.on_conflict_do_update(index_elements=["id"], set_={name: _new.excluded[name] for name in _MUTABLE})
 )
 _OF_MERCHANT = Statement(
     select(*columns_of(_configs, ProcessorConfig))
@@ -54,7 +52,9 @@ _GET = Statement(
     select(*columns_of(_configs, ProcessorConfig)).where(_configs.c.id == bindparam("config_id")), ProcessorConfig
 )
 _NAMED = select(*columns_of(_configs, ProcessorConfig)).where(
-    _configs.c.merchant_id == bindparam("merchant_id"), _configs.c.processor == bindparam("processor")
+    _configs.c.merchant_id == bindparam("merchant_id"),
+    _configs.c.processor == bindparam("processor"),
+    _configs.c.is_test_mode == bindparam("is_test_mode"),
 )
 _IN_USE_NAMED = Statement(_NAMED.where(_configs.c.removed_at.is_(None)), ProcessorConfig)
 _LOCK = Statement(_NAMED.with_for_update(), ProcessorConfig)
@@ -91,7 +91,10 @@ _PURGE = Write(delete(_configs).where(_configs.c.id.in_(_LONG_REMOVED)))
 
 
 async def put(session: Session, config: ProcessorConfig) -> None:
-    """Insert a config, or replace the merchant's one for that processor (which keeps its id), also a removed one."""
+    """Insert a config, or replace the one with that id, also a removed one.
+
+    A merchant has one for each processor and mode, a removed one among them.
+    """
     await session.run(_UPSERT, values_of(config))
 
 
@@ -110,14 +113,18 @@ async def get(reader: Reader, config_id: str) -> ProcessorConfig | None:
     return await reader.first(_GET, {"config_id": config_id})
 
 
-async def named(reader: Reader, merchant_id: str, processor: str) -> ProcessorConfig | None:
-    """Return a merchant's config for one processor, or None; a removed one is None."""
-    return await reader.first(_IN_USE_NAMED, {"merchant_id": merchant_id, "processor": processor})
+async def named(
+    reader: Reader, merchant_id: str, processor: str, *, is_test_mode: bool = True
+) -> ProcessorConfig | None:
+    """Return a merchant's config for one processor and mode, or None; a removed one is None."""
+    place = {"merchant_id": merchant_id, "processor": processor, "is_test_mode": is_test_mode}
+    return await reader.first(_IN_USE_NAMED, place)
 
 
-async def lock(session: Session, merchant_id: str, processor: str) -> ProcessorConfig | None:
-    """Return a merchant's config for one processor, also a removed one, its row locked, or None."""
-    return await session.first(_LOCK, {"merchant_id": merchant_id, "processor": processor})
+async def lock(session: Session, merchant_id: str, processor: str, *, is_test_mode: bool) -> ProcessorConfig | None:
+    """Return a merchant's config for one processor and mode, also a removed one, its row locked, or None."""
+    place = {"merchant_id": merchant_id, "processor": processor, "is_test_mode": is_test_mode}
+    return await session.first(_LOCK, place)
 
 
 async def processors_in_use(reader: Reader) -> list[str]:

@@ -19,6 +19,7 @@ from loop.storage.database import Reader, Session
 from loop.storage.statements import Statement, Write, columns_of, field_names, parameters_for, values_of
 from loop.storage.tables import (
     PaymentAttempts,
+    ProcessorConfigs,
     ReconciliationFindings,
     ReconciliationRuns,
     Refunds,
@@ -43,6 +44,7 @@ _findings = table(ReconciliationFindings)
 _transactions = table(Transactions)
 _attempts = table(PaymentAttempts)
 _refunds = table(Refunds)
+_configs = table(ProcessorConfigs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,16 +149,35 @@ _PUT = Statement(
     ).returning(_runs.c.id),
     str,
 )
-_GET = Statement(select(*columns_of(_runs, Run)).where(_OWNED), _run)
-_PAGE = Statement(
-    select(*columns_of(_runs, Run))
-    .where(_runs.c.merchant_id == bindparam("merchant_id"))
-    .order_by(_runs.c.day.desc(), _runs.c.processor, _runs.c.id)
-    .limit(bindparam("limit"))
-    .offset(bindparam("offset")),
-    _run,
+_OF_OTHER_MODE = _runs.c.processor_config_id.in_(
+    select(_configs.c.id).where(
+        _configs.c.merchant_id == bindparam("merchant_id"), _configs.c.is_test_mode != bindparam("is_test")
+    )
 )
-_COUNT = Statement(select(func.count()).select_from(_runs).where(_runs.c.merchant_id == bindparam("merchant_id")), int)
+"""A run of an account that is gone for good is of neither mode, and seen in both."""
+_GET = {
+    has_mode: Statement(select(*columns_of(_runs, Run)).where(_OWNED, *([~_OF_OTHER_MODE] if has_mode else [])), _run)
+    for has_mode in (False, True)
+}
+_LISTED = {
+    has_mode: (_runs.c.merchant_id == bindparam("merchant_id"), *([~_OF_OTHER_MODE] if has_mode else []))
+    for has_mode in (False, True)
+}
+_PAGE = {
+    has_mode: Statement(
+        select(*columns_of(_runs, Run))
+        .where(*conditions)
+        .order_by(_runs.c.day.desc(), _runs.c.processor, _runs.c.id)
+        .limit(bindparam("limit"))
+        .offset(bindparam("offset")),
+        _run,
+    )
+    for has_mode, conditions in _LISTED.items()
+}
+_COUNT = {
+    has_mode: Statement(select(func.count()).select_from(_runs).where(*conditions), int)
+    for has_mode, conditions in _LISTED.items()
+}
 _LAST = Statement(
     select(_runs.c.processor_config_id, _runs.c.day, _runs.c.ran_at, _runs.c.awaited_count)
     .where(
@@ -222,15 +243,28 @@ def _row(finding: Finding) -> Mapping[str, object]:
     return {name: apart[name] if name in apart else getattr(finding, name) for name in _FINDING_FIELDS}
 
 
-async def get(reader: Reader, merchant_id: str, run_id: str) -> Run | None:
-    """Return a merchant's run, or None."""
-    return await reader.first(_GET, {"merchant_id": merchant_id, "run_id": run_id})
+async def get(reader: Reader, merchant_id: str, run_id: str, *, is_test: bool | None = None) -> Run | None:
+    """Return a merchant's run, or None; with `is_test` none of an account of the other mode."""
+    return await reader.first(
+        _GET[is_test is not None], {"merchant_id": merchant_id, "run_id": run_id, "is_test": is_test}
+    )
 
 
-async def list_page(reader: Reader, merchant_id: str, *, offset: int, limit: int) -> tuple[list[Run], int]:
-    """Return a page of a merchant's runs, newest day first, and how many there are in all."""
-    rows = await reader.all(_PAGE, {"merchant_id": merchant_id, "offset": offset, "limit": limit})
-    return rows, await reader.first(_COUNT, {"merchant_id": merchant_id}) or 0
+async def list_page(
+    reader: Reader, merchant_id: str, *, offset: int, limit: int, is_test: bool | None = None
+) -> tuple[list[Run], int]:
+    """Return a page of a merchant's runs as `listed` does, and how many there are in all."""
+    rows = await listed(reader, merchant_id, offset=offset, limit=limit, is_test=is_test)
+    count = await reader.first(_COUNT[is_test is not None], {"merchant_id": merchant_id, "is_test": is_test})
+    return rows, count or 0
+
+
+async def listed(
+    reader: Reader, merchant_id: str, *, offset: int, limit: int, is_test: bool | None = None
+) -> list[Run]:
+    """Return a page of a merchant's runs, newest day first; with `is_test` none of accounts of the other mode."""
+    asked = {"merchant_id": merchant_id, "is_test": is_test, "offset": offset, "limit": limit}
+    return await reader.all(_PAGE[is_test is not None], asked)
 
 
 async def findings_of(reader: Reader, run_id: str) -> list[Finding]:

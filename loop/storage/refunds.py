@@ -1,13 +1,16 @@
 """Refunds: insert, read, list, write back."""
 
+from dataclasses import dataclass
+
 from sqlalchemy import bindparam, insert, select, update
 
-from loop.domain.refunds import Refund
+from loop.domain.refunds import Refund, RefundStatus
 from loop.storage.database import Reader
 from loop.storage.statements import Parameters, Statement, Write, columns_of, field_names, parameters_for, values_of
-from loop.storage.tables import Refunds, table
+from loop.storage.tables import Orders, Refunds, table
 
 _refunds = table(Refunds)
+_orders = table(Orders)
 _MUTABLE = ["status", "processor_reference", "error_code", "error_message", "asked_count", "updated_at"]
 
 _INSERT = Write(insert(_refunds).values(parameters_for(_refunds, field_names(Refund))))
@@ -28,6 +31,38 @@ _OF_ORDER = Statement(
     .limit(1000),
     Refund,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ListedRefund:
+    """A refund with the merchant's own id of its order."""
+
+    refund: Refund
+    external_id: str
+
+    @property
+    def id(self) -> str:
+        """The refund's id."""
+        return self.refund.id
+
+
+_LISTS = {
+    (has_status, has_cursor): Statement(
+        select(_orders.c.external_id, *columns_of(_refunds, Refund))
+        .select_from(_refunds.join(_orders, _orders.c.id == _refunds.c.order_id))
+        .where(
+            _refunds.c.merchant_id == bindparam("merchant_id"),
+            _orders.c.is_test == bindparam("is_test"),
+            *([_refunds.c.status == bindparam("status")] if has_status else []),
+            *([_refunds.c.id < bindparam("before_id")] if has_cursor else []),
+        )
+        .order_by(_refunds.c.id.desc())
+        .limit(bindparam("limit")),
+        lambda external_id, *row: ListedRefund(Refund(*row), external_id),
+    )
+    for has_status in (False, True)
+    for has_cursor in (False, True)
+}
 
 
 def insertion(refund: Refund) -> tuple[Write, Parameters]:
@@ -53,3 +88,12 @@ async def by_reference(reader: Reader, attempt_id: str, reference: str) -> Refun
 async def of_order(reader: Reader, merchant_id: str, order_id: str) -> list[Refund]:
     """Return an order's refunds, newest first."""
     return await reader.all(_OF_ORDER, {"merchant_id": merchant_id, "order_id": order_id})
+
+
+async def list_after(
+    reader: Reader, merchant_id: str, *, is_test: bool, status: RefundStatus | None, before_id: str | None, limit: int
+) -> list[ListedRefund]:
+    """Return a cursor page of a merchant's refunds of one mode: those after `before_id`, newest first."""
+    given = {"is_test": is_test, "status": status, "before_id": before_id, "limit": limit}
+    statement = _LISTS[status is not None, before_id is not None]
+    return await reader.all(statement, {"merchant_id": merchant_id, **given})

@@ -87,6 +87,17 @@ _TOKEN = Statement(
     select(*columns_of(_tokens, RefreshToken)).where(_tokens.c.token_hash == bindparam("token_hash")).with_for_update(),
     RefreshToken,
 )
+_HOLDER = Statement(
+    select(_tokens.c.merchant_id)
+    .join(_sessions, _sessions.c.id == _tokens.c.family_id)
+    .where(
+        _tokens.c.token_hash == bindparam("token_hash"),
+        _tokens.c.used_at.is_(None),
+        _tokens.c.expires_at > bindparam("now", type_=UtcTime),
+        _sessions.c.expires_at > bindparam("at", type_=UtcTime),
+    ),
+    str,
+)
 _USE_TOKEN = Write(
     update(_tokens)
     .where(_tokens.c.token_hash == bindparam("hash"), _tokens.c.used_at.is_(None))
@@ -154,6 +165,11 @@ async def add_token(session: Session, token: RefreshToken) -> None:
 async def lock_token(session: Session, token_hash: str) -> RefreshToken | None:
     """Return a refresh token, its row locked, or None."""
     return await session.first(_TOKEN, {"token_hash": token_hash})
+
+
+async def holder(reader: Reader, token_hash: str, now: datetime) -> str | None:
+    """Return the id of the merchant whose session a refresh token keeps open, None for one that is used or over."""
+    return await reader.first(_HOLDER, {"token_hash": token_hash, "now": now, "at": now})
 
 
 async def use_token(session: Session, token_hash: str, now: datetime) -> bool:

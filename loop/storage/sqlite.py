@@ -107,11 +107,7 @@ class SqliteSession:
 
     def run_now(self, writes: Sequence[tuple[Write, Parameters]]) -> list[int]:
         """Run writes one after another, since nothing is saved by joining them; return how many rows each changed."""
-        counts: list[int] = []
-        for write, parameters in writes:
-            is_void = write.is_void_alone and counts[-1:] == [0]
-            counts.append(0 if is_void else self._run(write, parameters))
-        return counts
+        return [self._run(write, parameters) for write, parameters in writes]
 
     def _run(self, write: Write, parameters: Parameters) -> int:
         compiled = write.for_sqlite()

@@ -96,15 +96,10 @@ class Statement(Generic[T]):
 
 
 class Write(Statement[None]):
-    """A clause that changes rows; what counts is how many.
+    """A clause that changes rows; what counts is how many."""
 
-    `is_void_alone` says that it changes nothing unless the write before it in `Session.run_together` changed a row, so
-    that a session may leave it out.
-    """
-
-    def __init__(self, clause: UpdateBase, *, is_void_alone: bool = False) -> None:
+    def __init__(self, clause: UpdateBase) -> None:
         super().__init__(clause, _no_row)
-        self.is_void_alone = is_void_alone
 
 
 def _no_row(*_: object) -> None:

@@ -10,6 +10,8 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 from sqlalchemy.types import String
 
+from loop.domain.ids import PREFIX_ORDER, first_id
+from loop.domain.orders import OrderStatus
 from loop.storage.columns import UtcTime
 from loop.storage.database import Reader
 from loop.storage.statements import Statement
@@ -62,6 +64,7 @@ _GROUPS = Statement(
     )
     .where(
         _orders.c.merchant_id == bindparam("merchant_id"),
+        _orders.c.is_test == bindparam("is_test"),
         _orders.c.created_at >= bindparam("created_from", type_=UtcTime),
         _orders.c.created_at < bindparam("created_to", type_=UtcTime),
     )
@@ -71,8 +74,43 @@ _GROUPS = Statement(
 )
 
 
-async def groups(reader: Reader, merchant_id: str, *, created_from: datetime, created_to: datetime) -> list[OrderGroup]:
-    """Return the sums of a merchant's orders created in the half-open range."""
-    return await reader.all(
-        _GROUPS, {"merchant_id": merchant_id, "created_from": created_from, "created_to": created_to}
+@dataclass(frozen=True, slots=True)
+class DeclineGroup:
+    """Failed orders of one currency and unified decline code: how many."""
+
+    currency: str
+    code: str
+    count: int
+
+
+_DECLINES = Statement(
+    select(_orders.c.currency, func.coalesce(_orders.c.last_error_code, "declined"), func.count())
+    .where(
+        _orders.c.merchant_id == bindparam("merchant_id"),
+        _orders.c.is_test == bindparam("is_test"),
+        _orders.c.status == OrderStatus.FAILED,
+        _orders.c.id >= bindparam("first_id"),  # ids are in the order of time, which an index has for each status
+        _orders.c.created_at >= bindparam("created_from", type_=UtcTime),
+        _orders.c.created_at < bindparam("created_to", type_=UtcTime),
     )
+    .group_by(_orders.c.currency, _orders.c.last_error_code)
+    .limit(MAX_ROWS),
+    DeclineGroup,
+)
+
+
+async def groups(
+    reader: Reader, merchant_id: str, *, is_test: bool, created_from: datetime, created_to: datetime
+) -> list[OrderGroup]:
+    """Return the sums of a merchant's orders of one mode created in the half-open range."""
+    span = {"is_test": is_test, "created_from": created_from, "created_to": created_to}
+    return await reader.all(_GROUPS, {"merchant_id": merchant_id, **span})
+
+
+async def declines(
+    reader: Reader, merchant_id: str, *, is_test: bool, created_from: datetime, created_to: datetime
+) -> list[DeclineGroup]:
+    """Return why a merchant's orders of one mode and the half-open range have failed, as they stand."""
+    first = first_id(PREFIX_ORDER, created_from)
+    span = {"first_id": first, "is_test": is_test, "created_from": created_from, "created_to": created_to}
+    return await reader.all(_DECLINES, {"merchant_id": merchant_id, **span})

@@ -4,6 +4,7 @@ from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import (
+    Boolean,
     CheckConstraint,
     Column,
     Date,
@@ -13,6 +14,7 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
     text,
+    true,
 )
 from sqlmodel import Field, SQLModel
 
@@ -107,7 +109,9 @@ class ProcessorConfigs(SQLModel, table=True):
     """
 
     __tablename__ = "processor_configs"
-    __table_args__ = (UniqueConstraint("merchant_id", "processor", name="uq_processor_configs_merchant_processor"),)
+    __table_args__ = (
+        UniqueConstraint("merchant_id", "processor", "is_test_mode", name="uq_processor_configs_merchant_processor"),
+    )
     id: str = Field(primary_key=True, max_length=40)
     merchant_id: str = Field(foreign_key="merchants.id", max_length=40)
     processor: str = Field(max_length=40)
@@ -153,9 +157,25 @@ class Orders(SQLModel, table=True):
         ),
         # No more: a bank may take back what was refunded already, and that must be written down.
         CheckConstraint("amount_disputed_minor >= 0", name="ck_orders_disputed"),
-        Index("ix_orders_merchant_id_id", "merchant_id", "id"),
+        Index("ix_orders_merchant_id_id", "merchant_id", "is_test", "id"),
         Index("ix_orders_merchant_id_external_id", "merchant_id", "external_id"),
-        Index("ix_orders_merchant_id_status_id", "merchant_id", "status", "id"),
+        Index("ix_orders_merchant_id_status_id", "merchant_id", "is_test", "status", "id"),
+        Index("ix_orders_merchant_id_amount_minor_id", "merchant_id", "amount_minor", "id"),
+        Index(
+            "ix_orders_merchant_id_customer_email_id",
+            "merchant_id",
+            "customer_email",
+            "id",
+            sqlite_where=text("customer_email IS NOT NULL"),
+            postgresql_where=text("customer_email IS NOT NULL"),
+        ),
+        Index(
+            "ix_orders_in_review",
+            "merchant_id",
+            "id",
+            sqlite_where=text("needs_review"),
+            postgresql_where=text("needs_review"),
+        ),
         Index(
             "ix_orders_expiring",
             "expires_at",
@@ -177,6 +197,7 @@ class Orders(SQLModel, table=True):
     status: OrderStatus = Field(sa_column=Column(Word(OrderStatus), nullable=False))
     processor: str | None = Field(default=None, max_length=40)
     processor_order_id: str | None = Field(default=None, max_length=255)
+    is_test: bool = Field(sa_column=Column(Boolean, nullable=False, server_default=true()))
     is_manual_capture: bool
     country: str | None = Field(default=None, max_length=2)
     customer_id: str | None = Field(default=None, max_length=255)
@@ -271,6 +292,7 @@ class Refunds(SQLModel, table=True):
     __table_args__ = (
         CheckConstraint("amount_minor > 0", name="ck_refunds_amount"),
         Index("ix_refunds_reference", "processor_reference"),
+        Index("ix_refunds_merchant_id_id", "merchant_id", "id"),
     )
     id: str = Field(primary_key=True, max_length=40)
     merchant_id: str = Field(max_length=40)
@@ -296,6 +318,7 @@ class Disputes(SQLModel, table=True):
     __table_args__ = (
         CheckConstraint("amount_minor >= 0 AND counted_minor >= 0", name="ck_disputes_amounts"),
         UniqueConstraint("processor_config_id", "processor_reference", name="uq_disputes_reference"),
+        Index("ix_disputes_merchant_id_id", "merchant_id", "id"),
     )
     id: str = Field(primary_key=True, max_length=40)
     merchant_id: str = Field(max_length=40)
@@ -412,6 +435,7 @@ class IdempotencyKeys(SQLModel, table=True):
 
     __tablename__ = "idempotency_keys"
     merchant_id: str = Field(primary_key=True, max_length=40)
+    is_test: bool = Field(primary_key=True)
     key: str = Field(primary_key=True, max_length=255)
     request_hash: str = Field(max_length=64)
     subject_id: str | None = Field(default=None, max_length=40)

@@ -46,6 +46,7 @@ class WebhookEvents(SQLModel, table=True):
     id: str = Field(primary_key=True, max_length=40)
     merchant_id: str = Field(max_length=40)
     order_id: str | None = Field(default=None, index=True, max_length=40)
+    is_test: bool | None = None
     event_type: EventType = Field(sa_column=Column(Word(EventType), nullable=False))
     body: str = fields.text(is_nullable=False)
     created_at: datetime = fields.time()

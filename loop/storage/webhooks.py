@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Text, and_, bindparam, insert, literal, null, or_, select, type_coerce, update
 
@@ -67,6 +68,15 @@ class Endpoint:
         return ALL_EVENTS in self.event_types or event_type in self.event_types
 
 
+_PLACE_OF_TYPES = field_names(Endpoint).index("event_types")
+
+
+def _endpoint(*values: Any) -> Endpoint:  # noqa: ANN401 - one row
+    cells = list(values)
+    cells[_PLACE_OF_TYPES] = tuple(cells[_PLACE_OF_TYPES])
+    return Endpoint(*cells)
+
+
 _MUTABLE = [
     "url", "secret", "is_enabled", "updated_at", "description", "event_types", "pending_secret", "pending_since",
     "disabled_reason", "failure_streak", "failing_since", "pause_s", "paused_until",
@@ -80,15 +90,15 @@ _WORDS = type_coerce(_endpoints.c.event_types, Text)
 _HEARS = or_(_WORDS.contains(f'"{ALL_EVENTS}"'), _WORDS.contains(bindparam("word_of_event_type", type_=Text)))
 
 _INSERT_ENDPOINT = Write(insert(_endpoints).values(parameters_for(_endpoints, field_names(Endpoint))))
-_FIND_ENDPOINT = Statement(select(*columns_of(_endpoints, Endpoint)).where(_OF_ENDPOINT), Endpoint)
-_GET_ENDPOINT = Statement(select(*columns_of(_endpoints, Endpoint)).where(_OF_ENDPOINT, _OF_MERCHANT), Endpoint)
+_FIND_ENDPOINT = Statement(select(*columns_of(_endpoints, Endpoint)).where(_OF_ENDPOINT), _endpoint)
+_GET_ENDPOINT = Statement(select(*columns_of(_endpoints, Endpoint)).where(_OF_ENDPOINT, _OF_MERCHANT), _endpoint)
 _LOCK_ENDPOINT = Statement(  # not FOR UPDATE, which new deliveries would have to wait for
     select(*columns_of(_endpoints, Endpoint)).where(_OF_ENDPOINT, _OF_MERCHANT).with_for_update(key_share=True),
-    Endpoint,
+    _endpoint,
 )
 _ENDPOINTS = Statement(
     select(*columns_of(_endpoints, Endpoint)).where(_OF_MERCHANT).order_by(_endpoints.c.id).limit(bindparam("limit")),
-    Endpoint,
+    _endpoint,
 )
 _UPDATE_ENDPOINT = Write(update(_endpoints).where(_OF_ENDPOINT).values(parameters_for(_endpoints, _MUTABLE)))
 _UPDATE_HEALTH = Write(update(_endpoints).where(_OF_ENDPOINT).values(parameters_for(_endpoints, _HEALTH)))
@@ -122,6 +132,7 @@ _INSERT_DELIVERIES = Write(
         ),
     )
 )
+_OF_MODE = or_(_events.c.is_test.is_(None), _events.c.is_test == bindparam("is_test"))
 _EVENT = Statement(
     select(*columns_of(_events, Event)).where(
         _events.c.id == bindparam("event_id"), _events.c.merchant_id == bindparam("merchant_id")
@@ -129,17 +140,19 @@ _EVENT = Statement(
     Event,
 )
 _EVENTS = {
-    has_cursor: Statement(
+    (has_cursor, has_mode): Statement(
         select(*columns_of(_events, Event))
         .where(
             _events.c.merchant_id == bindparam("merchant_id"),
             *([_events.c.id < bindparam("before_id")] if has_cursor else []),
+            *([_OF_MODE] if has_mode else []),
         )
         .order_by(_events.c.id.desc())
         .limit(bindparam("limit")),
         Event,
     )
     for has_cursor in (False, True)
+    for has_mode in (False, True)
 }
 _OF_ORDER = Statement(
     select(*columns_of(_events, Event))
@@ -234,17 +247,22 @@ def event_insertion(event: Event) -> tuple[Write, Parameters]:
     return _INSERT_EVENT, values_of(event)
 
 
-async def event(reader: Reader, merchant_id: str, event_id: str) -> Event | None:
-    """Return a merchant's event, or None."""
-    return await reader.first(_EVENT, {"merchant_id": merchant_id, "event_id": event_id})
+async def event(reader: Reader, merchant_id: str, event_id: str, *, is_test: bool | None = None) -> Event | None:
+    """Return a merchant's event, or None; with `is_test` none of the other mode."""
+    found = await reader.first(_EVENT, {"merchant_id": merchant_id, "event_id": event_id})
+    is_other = found is not None and None not in (found.is_test, is_test) and found.is_test is not is_test
+    return None if is_other else found
 
 
-async def events_after(reader: Reader, merchant_id: str, *, before_id: str | None, limit: int) -> list[Event]:
-    """Return a merchant's events, newest first, that come after `before_id` in that order."""
-    parameters: dict[str, object] = {"merchant_id": merchant_id, "limit": limit}
-    if before_id is not None:
-        parameters["before_id"] = before_id
-    return await reader.all(_EVENTS[before_id is not None], parameters)
+async def events_after(
+    reader: Reader, merchant_id: str, *, before_id: str | None, limit: int, is_test: bool | None = None
+) -> list[Event]:
+    """Return a merchant's events, newest first, that come after `before_id` in that order.
+
+    With `is_test` none of the other mode is among them.
+    """
+    parameters = {"merchant_id": merchant_id, "limit": limit, "before_id": before_id, "is_test": is_test}
+    return await reader.all(_EVENTS[before_id is not None, is_test is not None], parameters)
 
 
 async def events_of_order(reader: Reader, merchant_id: str, order_id: str) -> list[Event]:

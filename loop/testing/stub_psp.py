@@ -13,6 +13,7 @@ from typing import Self
 from aiohttp import web
 
 from loop.testing.stub_books import Books
+from loop.testing.stub_browser import BrowserFace
 from loop.testing.stub_control import ControlPlane, Handler, RequestLog
 from loop.testing.stub_faults import FaultPlan
 from loop.testing.stub_ledger import LedgerEntry, Store, new_object_id, read_ledger
@@ -87,8 +88,10 @@ class StubProcessor:
         ControlPlane(self.store, self.faults, webhooks=self.webhooks, requests=self.requests).add_to(app)
         Books(self.store).add_to(app)
         # Each processor the stub stands in for is a face; where two have the same path, the key decides.
-        RazorpayCustomer(self.store, self.webhooks).add_to(app)
-        StripeCustomer(self.store, self.webhooks).add_to(app)
+        at_razorpay, at_stripe = RazorpayCustomer(self.store, self.webhooks), StripeCustomer(self.store, self.webhooks)
+        at_razorpay.add_to(app)
+        at_stripe.add_to(app)
+        BrowserFace(at_stripe, at_razorpay).add_to(app)
         StripeFace(self.store, self.faults, webhooks=self.webhooks).add_to(app)
         return app
 

@@ -91,23 +91,29 @@ class RazorpayCustomer:
     async def _answer_checkout(self, request: web.Request) -> web.StreamResponse:
         # The form is read first: nothing may run between reading the order and keeping it.
         form = {name: str(value) for name, value in (await request.post()).items()}
-        try:
-            work, order = self._found(request, ORDERS)
-            reason = INSTRUMENTS[form.get("instrument", "")]
-            payment = payments.begin(work, order, instrument=form["instrument"])
-        except (LookupError, RazorpayError):
+        told = await self.pay_in_browser(request, request.match_info["id"], form.get("instrument", ""))
+        if told is None:
             return _page("<p>This order is no longer waiting for you.</p>", status=400)
-        payments.go_on(work, payment, outcome="paid" if reason is None else "failed", reason=reason)
-        await self._keep(work)
         fields = "".join(
-            f'<input type="hidden" name="{escape(name)}" value="{escape(value)}">'
-            for name, value in self._callback(work, payment).items()
+            f'<input type="hidden" name="{escape(name)}" value="{escape(value)}">' for name, value in told.items()
         )
         back = escape(form.get("callback_url", ""))
         return _page(
             f'<form method="post" action="{back}">{fields}<button id="continue">Back to the shop</button></form>'
             "<script>document.forms[0].submit()</script>"
         )
+
+    async def pay_in_browser(self, request: web.Request, order_id: str, instrument: str) -> dict[str, str] | None:
+        """Try to pay an order with a test instrument; return what Checkout tells the page, or None if it cannot be."""
+        try:
+            work, order = self._found(request, ORDERS, object_id=order_id)
+            reason = INSTRUMENTS[instrument]
+            payment = payments.begin(work, order, instrument=instrument)
+        except (LookupError, RazorpayError):
+            return None
+        payments.go_on(work, payment, outcome="paid" if reason is None else "failed", reason=reason)
+        await self._keep(work)
+        return self._callback(work, payment)
 
     async def _pay(self, request: web.Request) -> web.StreamResponse:
         """Try to pay an order: {instrument?, outcome: paid | authorized | failed | created, reason?, refunds?}.
@@ -179,8 +185,8 @@ class RazorpayCustomer:
             "razorpay_signature": digest,
         }
 
-    def _found(self, request: web.Request, kind: str) -> tuple[Work, JsonObject]:
-        object_id = request.match_info["id"]
+    def _found(self, request: web.Request, kind: str, *, object_id: str | None = None) -> tuple[Work, JsonObject]:
+        object_id = object_id or request.match_info.get("id", "")
         owner = self._store.owner_of(kind, object_id)
         if owner is None:
             raise LookupError(f"no {kind} {object_id}")

@@ -75,20 +75,33 @@ class StripeCustomer:
         body = await json_body(request)
         passes = body.pop("authenticate", None)
         work, intent = self._found(request, "payment_intents", object_id=request.match_info["id"])
-        error: JsonObject | None = None
-        try:
-            if intent["_return_url"] is None:
-                body.setdefault("return_url", f"{work.origin}/")
-            intents.confirm(work, check(body, intents.CONFIRM))
-        except StripeError as refusal:
-            error = refusal.body["error"]
-            if refusal.status != 402:
-                return web.json_response({"error": error}, status=409)
+        if intent["_return_url"] is None:
+            body.setdefault("return_url", f"{work.origin}/")
+        refusal = _confirmed(work, body)
+        if refusal is not None and refusal.status != 402:
+            return web.json_response({"error": refusal.body["error"]}, status=409)
         intent = work.must("payment_intents", intent["id"])
         if passes is not None and intent["status"] == "requires_action":
             self._authenticate(work, intent, has_passed=bool(passes))
         await self._keep(work)
         return web.json_response({"intent": public(intent), "error": intent["last_payment_error"]})
+
+    async def confirm_in_browser(
+        self, request: web.Request, client_secret: str, sent: JsonObject
+    ) -> tuple[int, JsonObject]:
+        """Confirm an intent for whoever holds its secret; return the status and body of Stripe's answer."""
+        try:
+            work, intent = self._found(request, "payment_intents", object_id=request.match_info["id"])
+        except LookupError:
+            return 404, {"error": {"type": "invalid_request_error", "message": "No such payment_intent"}}
+        if intent["client_secret"] != client_secret:
+            return 401, {"error": {"type": "invalid_request_error", "message": "The client_secret does not match."}}
+        refusal = _confirmed(work, sent)
+        if refusal is None or refusal.status == 402:
+            await self._keep(work)
+        if refusal is not None:
+            return refusal.status, refusal.body
+        return 200, public(work.must("payment_intents", intent["id"]))
 
     async def _settle_refund(self, request: web.Request) -> web.StreamResponse:
         """Finish a refund: {status: succeeded | failed}."""
@@ -153,6 +166,15 @@ class StripeCustomer:
         self._store.commit(work)
         self._webhooks.publish(work.account, work.events)
         await self._store.sync()
+
+
+def _confirmed(work: Work, sent: JsonObject) -> StripeError | None:
+    """Confirm the intent that a work is about; return how Stripe refuses, if it does."""
+    try:
+        intents.confirm(work, check(sent, intents.CONFIRM))
+    except StripeError as refusal:
+        return refusal
+    return None
 
 
 def _page(question: str, form: str, *, status: int = 200) -> web.Response:

@@ -9,10 +9,10 @@ from loop.workflows import (
     checkout,
     deliveries,
     idempotency,
-    merchants,
     payments,
     processor_configs,
     reconciliation,
+    sessions,
 )
 from loop.workflows.context import Context
 

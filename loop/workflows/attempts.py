@@ -93,6 +93,7 @@ def traits_of(order: Order, snapshot: Snapshot) -> PaymentTraits:
         country=_optional_text(snapshot["country"]) or order.country,
         metadata=order.metadata,
         tokens_for=tied_to(_optional_text(snapshot["token"]), tokens_of(snapshot)),
+        is_test=order.is_test,
     )
 
 

@@ -38,7 +38,7 @@ async def capture(
     `operation_in_progress`, `capture_failed`.
     """
     async with context.database.transaction() as session:
-        in_hand = await orders.lock(session, merchant_id, order_id)
+        in_hand = await orders.lock(session, merchant_id, order_id, is_test=context.is_test)
         order, attempt = await _held(session, in_hand)
         amount = order.amount_authorized_minor if amount_minor is None else amount_minor
         if not 0 < amount <= order.amount_authorized_minor:
@@ -157,7 +157,7 @@ async def cancel(
     """
     now = context.now()
     async with context.database.transaction() as session:
-        in_hand = await orders.lock(session, merchant_id, order_id)
+        in_hand = await orders.lock(session, merchant_id, order_id, is_test=context.is_test)
         if in_hand is None:
             raise not_found("order")
         order, attempt = in_hand.order, in_hand.attempt

@@ -6,6 +6,8 @@ from datetime import timedelta
 from enum import StrEnum
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
+from loop.domain.attempts import Attempt, AttemptStatus, Declined
+from loop.domain.declines import DeclineClass
 from loop.domain.errors import LoopError, invalid, not_found
 from loop.domain.events import EventType
 from loop.domain.ids import PREFIX_CHECKOUT_SESSION
@@ -16,10 +18,11 @@ from loop.storage.checkout import CheckoutSession
 from loop.storage.orders import OrderInHand
 from loop.storage.statements import Parameters, Write
 from loop.telemetry import get_logger
-from loop.workflows import payments, webhooks
+from loop.workflows import payments, routing, webhooks
 from loop.workflows.attempts import PayRequest
 from loop.workflows.context import Context
 from loop.workflows.orders import NewOrder, creating
+from loop.workflows.outcomes import record
 
 log = get_logger(__name__)
 
@@ -41,9 +44,12 @@ class SessionStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NewSession:
-    """What a merchant asks for: a page for a new order of `amount`, or for the order `order_id`."""
+    """What a merchant asks for: a page for a new order of `amount`, or for the order `order_id`.
 
-    success_url: str
+    Without a `success_url` the page itself says that it is paid.
+    """
+
+    success_url: str | None
     cancel_url: str | None
     expires_in: timedelta
     amount: Money | None = None
@@ -91,12 +97,13 @@ async def creating_session(
     else:
         raise ValueError("a session needs an amount or an order")
     session_id = context.new_id(PREFIX_CHECKOUT_SESSION)
+    url = f"{context.settings.checkout_base_url}/checkout/{session_id}"
     session = CheckoutSession(
         id=session_id,
         merchant_id=merchant_id,
         order_id=order.id,
-        url=f"{context.settings.checkout_base_url}/checkout/{session_id}",
-        success_url=new.success_url,
+        url=url,
+        success_url=new.success_url or url,
         cancel_url=new.cancel_url,
         line_items=new.line_items,
         expires_at=expires_at,
@@ -107,9 +114,17 @@ async def creating_session(
     return SessionInHand(session, OrderInHand(order, None)), [*writes, checkout.insertion(session)]
 
 
+async def create_session(context: Context, merchant_id: str, new: NewSession) -> CheckoutSession:
+    """Create a session, with its order unless it is for one that is there; raises what `creating_session` raises."""
+    found, writes = await creating_session(context, merchant_id, new)
+    await context.database.write_at_once(writes)
+    context.runner.wake()
+    return found.session
+
+
 async def _unpaid_order(context: Context, merchant_id: str, order_id: str) -> Order:
     async with context.database.reading() as reader:
-        order = await orders.get(reader, merchant_id, order_id)
+        order = await orders.get(reader, merchant_id, order_id, is_test=context.is_test)
     if order is None:
         raise not_found("order")
     if order.status not in (OrderStatus.PENDING, OrderStatus.FAILED):
@@ -132,9 +147,9 @@ async def find(context: Context, session_id: str) -> SessionInHand:
 
 
 async def get(context: Context, merchant_id: str, session_id: str) -> SessionInHand:
-    """Return a merchant's session with its order; raises `not_found`."""
+    """Return a merchant's session with its order, which is of the mode at hand; raises `not_found`."""
     found = await find(context, session_id)
-    if found.session.merchant_id != merchant_id:
+    if found.session.merchant_id != merchant_id or context.is_test not in (None, found.order.order.is_test):
         raise not_found("checkout session")
     return found
 
@@ -212,6 +227,41 @@ async def pay(context: Context, session_id: str, wait_s: float) -> SessionInHand
             raise
         return await find(context, session_id)
     return SessionInHand(found.session, paid)
+
+
+async def take_back(context: Context, attempt_id: str, parameters: Mapping[str, str]) -> OrderInHand:
+    """Take a customer back from paying: ask what became of it, and record it.
+
+    A declined payment mostly goes on waiting for another card. Where the customer of a page may better try at another
+    processor it ends here instead, so that their next try is a new attempt there; what was declined is fenced then.
+    """
+    in_hand = await payments.complete_action(context, attempt_id, parameters)
+    attempt = in_hand.attempt
+    if attempt is None or attempt.error_code is None or attempt.decline_class is None:
+        return in_hand
+    if attempt.status is not AttemptStatus.REQUIRES_ACTION or not await _is_followed(context, in_hand, attempt):
+        return in_hand
+    declined = Declined(
+        attempt.error_code,
+        DeclineClass(attempt.decline_class),
+        attempt.error_message or "",
+        raw_code=attempt.raw_error_code,
+        reference=attempt.processor_reference,
+    )
+    return (await record(context, attempt, declined, job=None)).in_hand
+
+
+async def _is_followed(context: Context, in_hand: OrderInHand, attempt: Attempt) -> bool:
+    """Tell whether a declined attempt is the latest one of a page that is open, and another processor may be tried."""
+    order = in_hand.order
+    if attempt.number != order.attempt_count or order.attempt_count >= context.settings.max_attempts_per_order:
+        return False
+    async with context.database.reading() as reader:
+        sessions = await checkout.of_order(reader, order.id)
+        page = next((each for each in sessions if each.url == attempt.request.get("merchantReturnUrl")), None)
+        if page is None or status_of(context, SessionInHand(page, in_hand)) is not SessionStatus.OPEN:
+            return False
+        return await routing.has_next(context, reader, order, after=attempt)
 
 
 def filled_in(url: str, session: CheckoutSession) -> str:

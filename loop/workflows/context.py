@@ -49,6 +49,8 @@ class Context:
     """What this process has seen of the processor accounts."""
     actor: Actor = SYSTEM
     """Who acts, for the audit log; whoever knows better hands on a context that says so."""
+    is_test: bool | None = None
+    """The mode whose orders there are for whoever acts: test (True), live (False), or both for Loop itself."""
 
     def new_id(self, prefix: str) -> str:
         """Return a new id of the kind that the prefix names."""

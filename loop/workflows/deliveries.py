@@ -69,7 +69,7 @@ async def deliver(context: Context, job: Job) -> None:
 
     An endpoint has one job, so that a thousand deliveries that wait for one hold up nobody else's.
     """
-    until = context.now() + TURN
+    until, health, is_tried = context.now() + TURN, EndpointHealth(), False
     for step in itertools.count():  # ends with what is due, with the endpoint's health, or with the turn
         async with context.database.reading() as reader:
             endpoint = await webhooks.find_endpoint(reader, job.subject)
@@ -81,38 +81,40 @@ async def deliver(context: Context, job: Job) -> None:
         if not endpoint.is_listening:
             if await _give_up(context, job, endpoint) == 0:
                 break
-        elif not due or (step > 0 and health.is_sick):
+        elif not due or (is_tried and health.is_sick):
             break
         else:
             await _Turn(context, job, endpoint).send(due)
-    await _end_turn(context, job, health)
+            is_tried = True
+    await _end_turn(context, job, health, is_tried=is_tried)
 
 
 async def _give_up(context: Context, job: Job, endpoint: Endpoint) -> int:
     """Show a batch of what waits for an endpoint that does not listen any more as failed; return how many."""
     reason = "nobody listens any more" if endpoint.url is None else "the endpoint is disabled"
     async with context.database.transaction() as session:
+        count = await deliveries.give_up(session, endpoint.id, reason=reason, limit=GIVEN_UP_BATCH)
         await jobs.renew(session, job, context.now())
-        return await deliveries.give_up(session, endpoint.id, reason=reason, limit=GIVEN_UP_BATCH)
+    return count
 
 
-async def _end_turn(context: Context, job: Job, health: EndpointHealth) -> None:
+async def _end_turn(context: Context, job: Job, health: EndpointHealth, *, is_tried: bool) -> None:
     """End the job if nothing waits, or have it run again when something is due, and behind those who wait now.
 
     Deliveries that became due meanwhile are seen here: whoever made them due waits for this, or was waited for.
     """
     now = context.now()
+    is_pausing = is_tried and health.is_sick
+    if is_pausing:
+        health = health.paused(now)
     async with context.database.transaction() as session:
+        if is_pausing:
+            await session.run(*webhooks.health_updating(job.subject, health))
         await jobs.lock_held(session, job)
         next_at = await deliveries.next_due(session, job.subject)
-        writes = []
-        is_pausing = next_at is not None and health.is_sick
-        if is_pausing:
-            health = health.paused(now)
-            writes.append(webhooks.health_updating(job.subject, health))
         run_at = None if next_at is None else max(next_at, now, health.paused_until or now)
-        writes.append(jobs.finishing(job) if run_at is None else jobs.rescheduling(job, run_at))
-        jobs.require_held((await session.run_together(writes))[-1])
+        ending = jobs.finishing(job) if run_at is None else jobs.rescheduling(job, run_at)
+        jobs.require_held((await session.run_together([ending]))[0])
     if is_pausing:
         log.warning("webhook.endpoint_paused", endpoint_id=job.subject, until=health.paused_until)
 
@@ -219,7 +221,10 @@ class _Turn:
         return answer, reply if reply.is_success else replace(reply, error=f"answered {answer.status}")
 
     async def _record(self, tries: Sequence[_Try]) -> None:
-        """Store how tries went in one commit, which only the holder of the job's lease can make."""
+        """Store how tries went in one commit, which only the holder of the job's lease can make.
+
+        Whoever writes to several of them locks deliveries first, then their endpoint, then its job.
+        """
         context, now = self._context, self._context.now()
         writes = [
             *(deliveries.updating(each.delivery) for each in tries),
@@ -228,10 +233,15 @@ class _Turn:
         if self._health != self._stored_health:
             writes.append(webhooks.health_updating(self._endpoint.id, self._health))
         async with context.database.transaction() as session:
+            is_disabled = False
+            if self._reason is not None:
+                await session.run_together(writes)
+                is_disabled = await webhooks.disable(session, self._endpoint, self._reason, now=now)
+                writes = []
             counts = await session.run_together([*writes, jobs.renewing(self._job, now)])
             jobs.require_held(counts[-1])
-            if self._reason is not None:
-                await _disable(context, session, self._endpoint, self._reason)
+            if is_disabled:
+                await self._tell_others(session)
         self._stored_health = self._health
         for each in tries:
             log.info(
@@ -243,6 +253,14 @@ class _Turn:
                 attempt=each.delivery.attempts,
                 correlation_id=each.delivery.correlation_id,
             )
+
+    async def _tell_others(self, session: Session) -> None:
+        """Tell the merchant's other endpoints that this one is disabled now; what waits for it is given up next."""
+        context, endpoint = self._context, self._endpoint
+        payload = {"endpointId": endpoint.id, "url": endpoint.url, "reason": self._reason}
+        told = recording_without_order(context, endpoint.merchant_id, EventType.ENDPOINT_DISABLED, payload=payload)
+        await session.run_together(told)
+        log.warning("webhook.endpoint_disabled", endpoint_id=endpoint.id, reason=self._reason)
 
 
 def _legible(head: bytes) -> str:
@@ -259,23 +277,13 @@ def _after_try(context: Context, tried: Delivery, reply: Reply, now: datetime) -
     return replace(tried, next_attempt_at=now + timedelta(seconds=delay_s))
 
 
-async def _disable(context: Context, session: Session, endpoint: Endpoint, reason: str) -> None:
-    """Disable an endpoint and tell the merchant's other ones; what waits for it is given up next."""
-    if not await webhooks.disable(session, endpoint, reason, now=context.now()):
-        return
-    payload = {"endpointId": endpoint.id, "url": endpoint.url, "reason": reason}
-    told = recording_without_order(context, endpoint.merchant_id, EventType.ENDPOINT_DISABLED, payload=payload)
-    await session.run_together(told)
-    log.warning("webhook.endpoint_disabled", endpoint_id=endpoint.id, reason=reason)
-
-
-async def retry(context: Context, merchant_id: str, event_id: str, endpoint_id: str | None = None) -> None:
+async def retry(context: Context, merchant_id: str, event_id: str, *, endpoint_id: str | None = None) -> None:
     """Send an event again now, delivered before or not: to one endpoint, or to all that hear of it.
 
     Raises `not_found`, or `no_endpoint` when nobody listens.
     """
     async with context.database.transaction() as session:
-        event = await webhooks.event(session, merchant_id, event_id)
+        event = await webhooks.event(session, merchant_id, event_id, is_test=context.is_test)
         if event is None:
             raise not_found("event")
         if endpoint_id is None:

@@ -38,7 +38,7 @@ async def fence_last(context: Context, merchant_id: str, order_id: str) -> None:
     Raises `previous_attempt_open` when its processor does not confirm that. Money that turns up is recorded.
     """
     async with context.database.reading() as reader:
-        in_hand = await orders.get_in_hand(reader, merchant_id, order_id)
+        in_hand = await orders.get_in_hand(reader, merchant_id, order_id, is_test=context.is_test)
     if in_hand is None or in_hand.attempt is None or in_hand.order.status is not OrderStatus.FAILED:
         return
     attempt = in_hand.attempt

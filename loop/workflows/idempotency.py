@@ -24,11 +24,12 @@ PURGE_BATCH = 1_000
 
 @dataclass(frozen=True, slots=True)
 class KeyedRequest:
-    """A request under a key; `fingerprint` is the same only for the same method, path and body."""
+    """A request under a key of one mode; `fingerprint` is the same only for the same method, path and body."""
 
     merchant_id: str
     key: str
     fingerprint: str
+    is_test: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ async def write_once(
     except ConstraintError:
         # In a transaction: SQLite's readers do not see a row that waits for the commit of its group.
         async with context.database.transaction() as session:
-            found = await idempotency.get(session, request.merchant_id, request.key)
+            found = await idempotency.get(session, request.merchant_id, request.key, is_test=request.is_test)
         if found is None:  # another constraint refused it
             raise
         return _answer_of(found, request)
@@ -91,7 +92,7 @@ async def claim(context: Context, request: KeyedRequest, subject_id: str | None)
 
 
 async def _resume(session: Session, request: KeyedRequest, now: datetime) -> Claim | StoredAnswer:
-    found = await idempotency.get(session, request.merchant_id, request.key)
+    found = await idempotency.get(session, request.merchant_id, request.key, is_test=request.is_test)
     if found is None:  # given back in this instant
         raise _in_progress()
     if found.status_code is None and found.request_hash == request.fingerprint and found.locked_until <= now:
@@ -137,6 +138,7 @@ async def purge(context: Context) -> int:
 def _row(request: KeyedRequest, now: datetime, *, locked_until: datetime) -> IdempotencyKey:
     return IdempotencyKey(
         merchant_id=request.merchant_id,
+        is_test=request.is_test,
         key=request.key,
         request_hash=request.fingerprint,
         subject_id=None,

@@ -180,11 +180,14 @@ async def login(
     if merchant is None or not is_right:
         await _record_refused(context, AuditAction.SIGN_IN_REFUSED, account)
         log.info("sign_in.refused", merchant_id=None if merchant is None else merchant.id)
-        raise unauthenticated("invalid_credentials", "The e-mail address or the password is wrong.")
+        raise _wrong_credentials()
     guard.succeed(account, address)
     fresh_hash = await hash_password(context, password) if is_outdated(merchant.password_hash) else None
     async with context.database.transaction() as session:
+        await merchants.lock(session, merchant.id)  # or a password that is reset meanwhile would leave this session
         profile = await _profile(session, merchant.id)
+        if profile.merchant.password_hash != merchant.password_hash:
+            raise _wrong_credentials()
         if fresh_hash is not None:
             await merchants.update_profile(session, replace(profile.merchant, password_hash=fresh_hash))
         given = await sessions.open_session(context, session, merchant.id, user_agent)
@@ -192,6 +195,10 @@ async def login(
         await audit.record(acting, session, action, merchant.id, merchant_id=merchant.id)
     log.info("sign_in.succeeded", merchant_id=merchant.id)
     return SignedIn(profile, given.access_token, given.refresh_token)
+
+
+def _wrong_credentials() -> LoopError:
+    return unauthenticated("invalid_credentials", "The e-mail address or the password is wrong.")
 
 
 async def _record_refused(context: Context, action: AuditAction, account: str) -> None:

@@ -37,7 +37,10 @@ class NewOrder:
 
 
 def creating(context: Context, merchant_id: str, new: NewOrder) -> tuple[Order, list[tuple[Write, Parameters]]]:
-    """Return a new order and the writes that make it, its event among them."""
+    """Return a new order of the mode at hand and the writes that make it, its event among them.
+
+    It is a test unless whoever acts works live: nothing moves money because somebody did not say so.
+    """
     now = context.now()
     order_id = context.new_id(PREFIX_ORDER)
     order = Order(
@@ -68,6 +71,7 @@ def creating(context: Context, merchant_id: str, new: NewOrder) -> tuple[Order, 
         expires_at=new.expires_at,
         created_at=now,
         updated_at=now,
+        is_test=context.is_test is not False,
     )
     return order, [orders.insertion(order), *webhooks.recording(context, order, EventType.ORDER_CREATED, payload={})]
 
@@ -82,18 +86,18 @@ async def create(context: Context, merchant_id: str, new: NewOrder) -> Order:
 
 
 async def get(context: Context, merchant_id: str, order_id: str) -> Order:
-    """Return a merchant's order; raises `not_found`."""
+    """Return a merchant's order of the mode at hand; raises `not_found`."""
     async with context.database.reading() as reader:
-        order = await orders.get(reader, merchant_id, order_id)
+        order = await orders.get(reader, merchant_id, order_id, is_test=context.is_test)
     if order is None:
         raise not_found("order")
     return order
 
 
 async def get_in_hand(context: Context, merchant_id: str, order_id: str) -> OrderInHand:
-    """Return a merchant's order with its latest attempt; raises `not_found`."""
+    """Return a merchant's order of the mode at hand with its latest attempt; raises `not_found`."""
     async with context.database.reading() as reader:
-        in_hand = await orders.get_in_hand(reader, merchant_id, order_id)
+        in_hand = await orders.get_in_hand(reader, merchant_id, order_id, is_test=context.is_test)
     if in_hand is None:
         raise not_found("order")
     return in_hand

@@ -66,7 +66,7 @@ async def pay(context: Context, merchant_id: str, order_id: str, *, request: Pay
 
 async def _start(context: Context, merchant_id: str, order_id: str, request: PayRequest) -> tuple[OrderInHand, Job]:
     async with context.database.transaction() as session:
-        in_hand = await orders.lock(session, merchant_id, order_id)
+        in_hand = await orders.lock(session, merchant_id, order_id, is_test=context.is_test)
         if in_hand is None:
             raise not_found("order")
         order = in_hand.order
@@ -76,9 +76,12 @@ async def _start(context: Context, merchant_id: str, order_id: str, request: Pay
         if order.attempt_count >= limit:
             raise invalid("attempts_exhausted", f"The order was tried {limit} times; create a new one.")
         snapshot = snapshot_of(order, request)
-        decision = await routing.choose(
-            context, session, merchant_id, traits_of(order, snapshot), forced_processor=request.processor
-        )
+        if is_retry and in_hand.attempt is not None:
+            decision = await routing.choose_again(context, session, order, failed=in_hand.attempt, snapshot=snapshot)
+        else:
+            decision = await routing.choose(
+                context, session, merchant_id, traits_of(order, snapshot), forced_processor=request.processor
+            )
         begun, job, writes = beginning(context, replace(order, status=status), decision, snapshot=snapshot)
         await session.run_together(writes)
     context.reached("charge.intent_recorded")

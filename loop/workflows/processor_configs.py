@@ -115,17 +115,18 @@ async def put(
     credentials: Mapping[str, str],
     change: ConfigChange,
 ) -> ProcessorConfig:
-    """Create a merchant's config for a processor, or replace it; raises `invalid_processor` for an unknown name.
+    """Create a merchant's config for a processor and mode, or replace it; raises `invalid_processor`.
 
     One that was removed is taken up again under its own id, so that the payments it has taken go on. A webhook secret
     that is replaced counts for a while longer (`webhook_secrets.OVERLAP`), unless the config was removed in between.
     """
     _require_credentials(context, processor, credentials)
     now = context.now()
+    is_test_mode = True if change.is_test_mode is None else change.is_test_mode
     async with context.database.transaction() as session:
         if not await merchants.lock(session, merchant_id):  # so that the row's id, which binds the ciphertext, is known
             raise not_found("merchant")
-        before = await processor_configs.lock(session, merchant_id, processor)
+        before = await processor_configs.lock(session, merchant_id, processor, is_test_mode=is_test_mode)
         config_id = context.new_id(PREFIX_PROCESSOR_CONFIG) if before is None else before.id
         sealed = context.keyring.encrypt(json.dumps(dict(credentials)), bound_to=_place_of(config_id, merchant_id))
         config = ProcessorConfig(
@@ -136,7 +137,7 @@ async def put(
             earlier_webhook_secrets=_sealed_earlier(context, before, credentials.get(WEBHOOK_SECRET) or None, now),
             is_enabled=True if change.is_enabled is None else change.is_enabled,
             priority=1 if change.priority is None else change.priority,
-            is_test_mode=True if change.is_test_mode is None else change.is_test_mode,
+            is_test_mode=is_test_mode,
             removed_at=None,
             created_at=now if before is None else before.created_at,
             updated_at=now,
@@ -181,10 +182,16 @@ def _sealed_earlier(context: Context, before: ProcessorConfig | None, secret: st
     return context.keyring.encrypt(json.dumps(listed), bound_to=place)
 
 
-async def update(context: Context, merchant_id: str, processor: str, *, change: ConfigChange) -> ProcessorConfig:
-    """Change a config; raises `not_found`."""
+async def update(
+    context: Context, merchant_id: str, processor: str, *, change: ConfigChange, is_test: bool | None = None
+) -> ProcessorConfig:
+    """Change the config of a mode, without one the one there is or, of two, that of the mode at hand.
+
+    Raises `not_found`, and `mode_taken` for a change to a mode that has a config already.
+    """
     async with context.database.transaction() as session:
-        config = await _locked(session, merchant_id, processor)
+        await merchants.lock(session, merchant_id)
+        config = await _locked(context, session, merchant_id, processor, is_test=is_test)
         changed = replace(
             config,
             is_enabled=config.is_enabled if change.is_enabled is None else change.is_enabled,
@@ -192,6 +199,8 @@ async def update(context: Context, merchant_id: str, processor: str, *, change: 
             is_test_mode=config.is_test_mode if change.is_test_mode is None else change.is_test_mode,
             updated_at=context.now(),
         )
+        if changed.is_test_mode is not config.is_test_mode:
+            await _require_free(session, changed)
         await processor_configs.put(session, changed)
         was, now_is = audit.changes(config, changed, names=AUDITED)
         if now_is:
@@ -200,15 +209,26 @@ async def update(context: Context, merchant_id: str, processor: str, *, change: 
     return changed
 
 
-async def remove(context: Context, merchant_id: str, processor: str) -> None:
-    """Remove a config; raises `not_found`.
+async def _require_free(session: Session, config: ProcessorConfig) -> None:
+    owner, mode = config.merchant_id, config.is_test_mode
+    there = await processor_configs.lock(session, owner, config.processor, is_test_mode=mode)
+    if there is not None:
+        state = "there is" if there.removed_at is None else "payments are still asked about at"
+        kind = "test" if mode else "live"
+        raise invalid(
+            "mode_taken", f"For {config.processor} {state} a {kind} account already; set it anew with its credentials."
+        )
+
+
+async def remove(context: Context, merchant_id: str, processor: str, *, is_test: bool | None = None) -> None:
+    """Remove a config, which is found as `update` finds it; raises `not_found`.
 
     It takes no new payment from then on. The payments it has taken are still asked about, captured, refunded and told
     of by webhooks: for that its credentials stay, encrypted, for `KEPT_AFTER_REMOVAL`.
     """
     now = context.now()
     async with context.database.transaction() as session:
-        config = await _locked(session, merchant_id, processor)
+        config = await _locked(context, session, merchant_id, processor, is_test=is_test)
         await processor_configs.put(
             session,
             replace(config, is_enabled=False, removed_at=now, earlier_webhook_secrets=None, updated_at=now),
@@ -218,11 +238,20 @@ async def remove(context: Context, merchant_id: str, processor: str) -> None:
     log.info("processor_config.removed", merchant_id=merchant_id, processor=processor)
 
 
-async def _locked(session: Session, merchant_id: str, processor: str) -> ProcessorConfig:
-    config = await processor_configs.lock(session, merchant_id, processor)
-    if config is None or config.removed_at is not None:
-        raise not_found("processor")
-    return config
+async def _locked(
+    context: Context, session: Session, merchant_id: str, processor: str, *, is_test: bool | None
+) -> ProcessorConfig:
+    modes = [is_test]
+    if is_test is None:
+        at_hand = context.is_test
+        if at_hand is None:
+            at_hand = await usual_mode(session, merchant_id) == "test"
+        modes = [at_hand, not at_hand]
+    for mode in modes:
+        config = await processor_configs.lock(session, merchant_id, processor, is_test_mode=bool(mode))
+        if config is not None and config.removed_at is None:
+            return config
+    raise not_found("processor")
 
 
 async def purge_removed(context: Context) -> int:

@@ -48,7 +48,7 @@ async def refund(
     """
     now = context.now()
     async with context.database.transaction() as session:
-        in_hand = await orders.lock(session, merchant_id, order_id)
+        in_hand = await orders.lock(session, merchant_id, order_id, is_test=context.is_test)
         if in_hand is None:
             raise not_found("order")
         order, wanted = reserve(in_hand.order, amount_minor, now=now)

@@ -6,6 +6,7 @@ from typing import Final
 from loop.domain.attempts import Attempt
 from loop.domain.audit import AuditAction
 from loop.domain.errors import LoopError, invalid, not_found
+from loop.domain.failover import may_go_elsewhere
 from loop.domain.orders import Order
 from loop.domain.routing import Abilities, Candidate, RoutingDecision, explain, route
 from loop.domain.routing_rules import MAX_RULES, PaymentTraits, Rule, require_sound, warnings_about
@@ -15,7 +16,7 @@ from loop.storage.processor_configs import ProcessorConfig
 from loop.storage.routing import StoredRule
 from loop.telemetry import get_logger
 from loop.workflows import audit
-from loop.workflows.attempts import has_token, tokens_of, traits_of
+from loop.workflows.attempts import Snapshot, has_token, tokens_of, traits_of
 from loop.workflows.context import Context
 
 log = get_logger(__name__)
@@ -61,6 +62,43 @@ async def choose_next(context: Context, reader: Reader, order: Order, *, after: 
     rules = [each.rule for each in await routing.of_merchant(reader, order.merchant_id)]
     decision = explain(payment, candidates, rules=rules)
     return decision if decision.candidates else None
+
+
+async def choose_again(
+    context: Context, reader: Reader, order: Order, *, failed: Attempt, snapshot: Snapshot
+) -> RoutingDecision:
+    """Return who takes an order whose customer pays again in the browser; raises what `choose` raises.
+
+    That is the next processor where the latest attempt was declined so that another may decide otherwise and nothing
+    can come of it any more; else whoever took it before is as good as any.
+    """
+    if not has_token(snapshot) and _may_go_elsewhere(context, failed):
+        following = await choose_next(context, reader, order, after=replace(failed, request=snapshot))
+        if following is not None:
+            context.breakers.let_through(following.candidate.config_id, context.now())
+            reason = f"after {failed.processor} failed: {failed.error_code}"
+            return replace(following, reasons=(reason, *following.reasons))
+    forced = snapshot.get("forcedProcessor")
+    return await choose(
+        context,
+        reader,
+        order.merchant_id,
+        traits_of(order, snapshot),
+        forced_processor=None if forced is None else str(forced),
+    )
+
+
+async def has_next(context: Context, reader: Reader, order: Order, *, after: Attempt) -> bool:
+    """Tell whether a customer whose latest try was declined as `after` says may try at another processor."""
+    return _may_go_elsewhere(context, after) and await choose_next(context, reader, order, after=after) is not None
+
+
+def _may_go_elsewhere(context: Context, failed: Attempt) -> bool:
+    try:
+        finality = context.processors.get(failed.processor).capabilities.decline_finality
+    except LoopError:  # its plug-in was removed, and with it whoever could say
+        return False
+    return may_go_elsewhere(failed.decline_class, finality)
 
 
 async def try_out(

@@ -38,7 +38,7 @@ async def find(context: Context, order_id: str) -> tuple[Order, list[Entry]]:
 async def of_order(context: Context, merchant_id: str, order_id: str) -> tuple[Order, list[Entry]]:
     """Return a merchant's order with its timeline; raises `not_found`."""
     async with context.database.reading() as reader:
-        order = await orders.get(reader, merchant_id, order_id)
+        order = await orders.get(reader, merchant_id, order_id, is_test=context.is_test)
         if order is None:
             raise not_found("order")
         entries = [

@@ -29,7 +29,14 @@ def recording(
     """
     seq = order.revision if event_type is EventType.ORDER_CREATED else order.revision + 1
     subject = EventSubject(
-        order.id, order.external_id, order.amount_minor, order.currency, order.status, order.processor, seq
+        order.id,
+        order.external_id,
+        order.amount_minor,
+        order.currency,
+        order.status,
+        order.processor,
+        seq,
+        order.is_test,
     )
     event = _event(
         context, order.merchant_id, event_type, subject=subject, payload={**_order_payload(order), **payload}
@@ -57,7 +64,7 @@ def _event(
     now = context.now()
     event_id = context.new_id(PREFIX_EVENT)
     body = body_of(event_id, event_type, subject=subject, created_at=now, payload=payload)
-    return Event(event_id, merchant_id, subject.order_id, event_type, json_text(body), now)
+    return Event(event_id, merchant_id, subject.order_id, event_type, json_text(body), now, subject.is_test)
 
 
 def _order_payload(order: Order) -> dict[str, object]:

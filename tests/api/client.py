@@ -9,11 +9,10 @@ from typing import Any, TypedDict, Unpack
 import aiohttp
 
 from loop.storage.merchants import Merchant
-from loop.workflows import merchants, processor_configs
+from loop.workflows import merchants, processor_configs, sessions
 from loop.workflows.context import Context
 from loop.workflows.merchants import NewApiKey, NewMerchant
 from loop.workflows.processor_configs import ConfigChange
-from loop.workflows.tokens import issue_access_token
 
 PASSWORD = "correct horse battery"
 
@@ -118,5 +117,6 @@ async def open_shop(session: aiohttp.ClientSession, url: str, context: Context, 
     """Make a merchant who has an API key and has signed in."""
     profile = await merchants.create(context, NewMerchant(name, f"{name}@example.com", PASSWORD))
     _, secret = await merchants.create_api_key(context, profile.merchant.id, NewApiKey("till", mode="test"))
-    token = issue_access_token(context, profile.merchant.id)
-    return Shop(session, url, context, profile.merchant, secret, token)
+    async with context.database.transaction() as transaction:
+        tokens = await sessions.open_session(context, transaction, profile.merchant.id, "the shop's own client")
+    return Shop(session, url, context, profile.merchant, secret, tokens.access_token)

@@ -8,17 +8,19 @@ from typing import Any
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from loop.domain.api_keys import make_api_key
 from loop.server import auth
 from loop.server.auth import KEPT_S, KeyCache, flush_last_used, key_cache
 from loop.storage import merchants as merchant_rows
 from loop.storage.merchants import ApiKey
-from loop.workflows import merchants
-from loop.workflows.merchants import NewApiKey
+from loop.workflows import merchants, tokens
+from loop.workflows.merchants import NewApiKey, NewMerchant
 from tests.api.client import Shop
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
+OTHER = NewMerchant("Other shop", "other@example.com", "correct horse battery")
 
 
 async def test_each_way_in(shop: Shop) -> None:
@@ -63,23 +65,33 @@ def unsigned(content: dict[str, Any]) -> str:
     return ".".join(base64.urlsafe_b64encode(json.dumps(p).encode()).decode().rstrip("=") for p in parts) + "."
 
 
+def as_rs256(content: dict[str, Any], kid: str) -> str:
+    """Return a token that is signed by somebody's own RSA key."""
+    private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return jwt.encode(content, private, algorithm="RS256", headers={"typ": "at+jwt", "kid": kid})
+
+
 async def test_a_token_must_be_ours_whole_and_fresh(shop: Shop) -> None:
     secret = shop.context.settings.jwt_secret.reveal()
+    own_key = tokens.key_id(shop.context)
 
-    def signed(content: dict[str, Any], key: str = secret, algorithm: str = "HS256", typ: str = "at+jwt") -> str:
-        return jwt.encode(content, key, algorithm=algorithm, headers={"typ": typ})
+    def signed(content: dict[str, Any], key: str = secret, algorithm: str = "HS256", **head: object) -> str:
+        return jwt.encode(content, key, algorithm=algorithm, headers={"typ": "at+jwt", "kid": own_key, **head})
 
-    ours = partial(claims, sub=shop.merchant.id)
+    ours = partial(claims, sub=shop.merchant.id, sid=tokens.verify(shop.context, shop.token).session_id)
     assert (await shop.get("/v1/orders", auth={"Authorization": f"Bearer {signed(ours())}"})).status == 200
     missing = ours()
     del missing["exp"]
+    ours_of_another = ours(sub=(await merchants.create(shop.context, OTHER)).merchant.id)
     bad = [
         "x", "a.b.c", "e30.e30.e30", "é.é.é", "." * 3000, unsigned(ours()), shop.token[:-2], shop.token + "x",
         signed(ours(), key="another secret of enough length, really"), signed(ours(), algorithm="HS512",
         key=secret * 2), signed(ours(), typ="JWT"), signed(ours(iss="other")), signed(ours(aud="other")),
         signed(ours(exp=1)), signed(ours(iat=ours()["iat"] + 3600)), signed(ours(sub=5)), signed(missing),
         signed(ours(exp=10**30)), signed(ours(exp="soon")), signed(ours(exp=float("inf"))),
-        signed(ours(sub="mer_nobody")),
+        signed(ours(sub="mer_nobody")), signed(ours(sid="fam_none")), signed(ours(sid=None)), signed(ours_of_another),
+        signed(ours(), kid="another"), signed(ours(), kid=""), signed(ours(), key="\0" * 32),
+        as_rs256(ours(), own_key),
     ]  # fmt: skip
     for token in bad:
         answer = await shop.get("/v1/orders", auth={"Authorization": f"Bearer {token}"})

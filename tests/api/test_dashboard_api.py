@@ -80,9 +80,9 @@ async def test_a_processor_is_configured_and_its_credentials_never_come_out(bare
 
 async def test_a_config_is_replaced_and_keeps_its_id(bare_shop: Shop) -> None:
     first = (await bare_shop.post("/api/processors/stripe", {"credentials": STRIPE, "priority": 7})).body
-    again = {"credentials": {**STRIPE, "secretKey": "sk_test_1"}, "enabled": False, "testMode": False}
+    again = {"credentials": {**STRIPE, "secretKey": "sk_test_1"}, "enabled": False, "testMode": True}
     second = (await bare_shop.post("/api/processors/stripe", again)).body
-    assert second == {**first, "enabled": False, "priority": 1, "testMode": False, "updatedAt": second["updatedAt"]}
+    assert second == {**first, "enabled": False, "priority": 1, "updatedAt": second["updatedAt"]}
     assert (await bare_shop.get("/api/processors")).body == [second]
 
 

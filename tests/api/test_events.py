@@ -14,7 +14,8 @@ async def test_events_are_what_webhooks_carry(shop: Shop, bare_shop: Shop) -> No
     ]  # fmt: skip
     event = next(event for event in listed["data"] if event["eventType"] == "payment.captured")
     assert set(event) == {
-        "id", "eventType", "orderId", "externalId", "amount", "currency", "status", "processor", "createdAt", "payload",
+        "id", "eventType", "orderId", "externalId", "amount", "currency", "status", "processor", "createdAt", "seq",
+        "testMode", "payload",
     }  # fmt: skip
     assert (event["orderId"], event["status"], event["amount"]) == (order["id"], "captured", 4999)
     one = await shop.get(f"/v1/events/{event['id']}")

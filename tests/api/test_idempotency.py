@@ -162,7 +162,7 @@ async def abandon_now(shop: Shop, path: str, body: str, *, refund_id: str | None
     """Leave the key `k` as a process leaves it that began just now and is known to be dead."""
     keyed = KeyedRequest(shop.merchant.id, "k", idempotency.fingerprint("POST", path, body=body))
     now = shop.context.now()
-    row = rows.IdempotencyKey(shop.merchant.id, "k", keyed.fingerprint, refund_id, None, None, now, now)
+    row = rows.IdempotencyKey(shop.merchant.id, True, "k", keyed.fingerprint, refund_id, None, None, now, now)
     async with shop.context.database.transaction() as session:
         assert await rows.claim(session, row)
 

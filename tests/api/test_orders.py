@@ -9,7 +9,7 @@ ORDER_FIELDS = {
     "id", "externalId", "amount", "currency", "status", "processor", "processorOrderId", "metadata", "createdAt",
     "updatedAt", "customerId", "customerEmail", "description", "returnUrl", "cancelUrl", "captureMethod",
     "amountAuthorized", "amountCaptured", "amountRefunded", "amountDisputed", "disputed", "attemptCount", "lastError",
-    "needsReview", "expiresAt",
+    "needsReview", "expiresAt", "testMode",
 }  # fmt: skip
 UNICODE = 'Zoë 🛒 \u202eRTL‍\u200d \n "quoted" \\ </script>'
 

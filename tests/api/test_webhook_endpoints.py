@@ -111,7 +111,6 @@ async def test_a_secret_is_shown_to_people_and_where_it_is_made(bare_shop: Shop,
         ({"url": None}, "url"),
         ({"url": "ftp://shop.example/"}, "url"),
         ({"url": "https://169.254.169.254/"}, "url"),
-        ({"url": "https://localhost.localdomain.localhost./"}, ""),
         ({"url": "https://shop.example/", "events": []}, "events"),
         ({"url": "https://shop.example/", "events": ["order.paid"]}, "events"),
         ({"url": "https://shop.example/", "events": "order"}, "events"),
@@ -124,19 +123,20 @@ async def test_a_secret_is_shown_to_people_and_where_it_is_made(bare_shop: Shop,
 async def test_what_cannot_be_is_refused_and_changes_nothing(
     bare_shop: Shop, content: dict[str, object], field: str
 ) -> None:
-    if not field:  # localhost is allowed here, as far as the network goes
-        assert (await bare_shop.post(ENDPOINTS, content)).status == 201
-        return
     before = (await bare_shop.get(ENDPOINTS)).body
     answer = await bare_shop.post(ENDPOINTS, content)
-    assert answer.status == 400
-    assert answer.code in ("validation_failed", "invalid_webhook_url")
+    assert (answer.status, answer.code) in {(400, "validation_failed"), (400, "invalid_webhook_url")}
     assert answer.body["details"][0]["field"].startswith(field)
+    assert (await bare_shop.get(ENDPOINTS)).body == before
+
+
+async def test_a_change_that_cannot_be_is_refused_and_changes_nothing(bare_shop: Shop) -> None:
     made = await add(bare_shop, "https://shop.example/")
-    if content:
-        assert (await bare_shop.call("PATCH", f"{ENDPOINTS}/{made['id']}", {**content})).status in (400, 200)
-    assert [each["id"] for each in (await bare_shop.get(ENDPOINTS)).body if each["url"]] == [made["id"]]
-    assert before == [] or before[0]["url"] is None
+    for content in ({"url": "https://10.0.0.1/"}, {"events": ["order.paid"]}, {"enabled": 1}, {"id": "ep_other"}):
+        answer = await bare_shop.call("PATCH", f"{ENDPOINTS}/{made['id']}", content)
+        assert (answer.status, answer.code) in {(400, "validation_failed"), (400, "invalid_webhook_url")}
+    (shown,) = (await bare_shop.get(ENDPOINTS)).body
+    assert {**shown, "secret": made["secret"]} == made
 
 
 async def test_nobody_sees_or_moves_another_s(served: Running, bare_shop: Shop, server: MerchantServer) -> None:

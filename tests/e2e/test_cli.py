@@ -158,8 +158,49 @@ def test_merchants_and_keys(commands: Commands) -> None:
     rows = json.loads(commands.ok("api-key", "list", "a@example.com", "--json"))
     assert {row["name"] for row in rows} == {"first key", "shop"}
     assert key["secret"] not in json.dumps(rows)
+    follower = json.loads(
+        commands.ok("api-key", "rotate", "a@example.com", key["id"], "--overlap-hours", "1", "--json")
+    )
+    assert follower["secret"].startswith("sk_live_")
+    narrow = ("api-key", "create", "a@example.com", "--name", "report", "--scope")
+    assert commands.ok(*narrow, "orders:read").startswith("sk_test_")
+    assert commands.run(*narrow, "everything").returncode == EXIT_CODES[ErrorKind.INVALID]
+    rows = json.loads(commands.ok("api-key", "list", "a@example.com", "--json"))
+    assert {row["scopes"] for row in rows} == {"*", "orders:read"}
+    assert [row["expiresAt"] is not None for row in rows if row["id"] == key["id"]] == [True]
     commands.ok("api-key", "revoke", "a@example.com", key["id"])
     assert commands.run("api-key", "revoke", "a@example.com", key["id"]).returncode == EXIT_CODES[ErrorKind.NOT_FOUND]
+
+
+def test_a_password_is_reset_and_nobody_stays_signed_in(commands: Commands, serving: int) -> None:
+    new = {"name": "Shop", "email": "a@example.com", "password": "a long password"}
+    signed_in = _send(serving, "POST", "/api/auth/register", body=new)
+    said = commands.ok("merchant", "reset-password", "a@example.com", piped="another password\n")
+    assert said == "The password is set; 1 sessions were ended.\n"
+    refused = _status(serving, "/api/auth/refresh", {"refreshToken": signed_in["refreshToken"]})
+    old = _status(serving, "/api/auth/login", {"email": new["email"], "password": new["password"]})
+    assert (refused, old) == (401, 401)
+    _send(serving, "POST", "/api/auth/login", body={"email": new["email"], "password": "another password"})
+    made_up = json.loads(commands.ok("merchant", "reset-password", "a@example.com", "--json"))
+    assert made_up["sessionsEnded"] == 1
+    _send(serving, "POST", "/api/auth/login", body={"email": new["email"], "password": made_up["password"]})
+
+
+def _status(port: int, path: str, body: object) -> int:
+    with closing(HTTPConnection("127.0.0.1", port, timeout=15)) as connection:
+        connection.request("POST", path, json.dumps(body))
+        return connection.getresponse().status
+
+
+def test_a_first_key_is_of_the_mode_that_is_said(commands: Commands) -> None:
+    for number, flag in enumerate(("--live", "--test")):
+        email = f"{number}@example.com"
+        made = json.loads(commands.ok("merchant", "create", "--name", "Shop", "--email", email, flag, "--json"))
+        assert (made["mode"], made["apiKey"][:8]) == (flag[2:], f"sk_{flag[2:]}_")
+    commands.ok("processor", "set", "0@example.com", "sandbox", "--live")
+    commands.ok("processor", "set", "0@example.com", "sandbox")
+    rows = json.loads(commands.ok("processor", "list", "0@example.com", "--json"))
+    assert sorted(row["testMode"] for row in rows) == [False, True]
 
 
 def test_processor_credentials_come_by_pipe_or_environment_and_are_not_shown(commands: Commands) -> None:

@@ -215,7 +215,7 @@ def test_an_event_s_body_keeps_every_character_and_its_order() -> None:
     text = json_text(body_of("evt_1", EventType.PAYMENT_CAPTURED, subject=subject, created_at=created, payload=payload))
     assert list(json.loads(text)) == [
         "id", "eventType", "orderId", "externalId", "amount", "currency", "status", "processor", "createdAt", "seq",
-        "payload",
+        "testMode", "payload",
     ]  # fmt: skip
     assert json.loads(text)["externalId"] == "Zoë 🛒\u2028"
     assert json.loads(text)["createdAt"] == "2026-01-02T03:04:05.678Z"

@@ -17,7 +17,7 @@ from loop.domain.attempts import (
 )
 from loop.domain.declines import DeclineClass
 from loop.domain.events import EventType
-from loop.domain.failover import DeclineFinality, Step, failed_after_all, going_on, step_after
+from loop.domain.failover import DeclineFinality, Step, failed_after_all, going_on, may_go_elsewhere, step_after
 from loop.domain.orders import Change, OrderStatus, apply_outcome
 from tests.builders import MIDNIGHT, attempt, order
 
@@ -80,3 +80,10 @@ def test_an_order_that_goes_on_is_still_being_paid_and_fails_for_its_last_reason
     assert (on.attempt, on.transactions) == (change.attempt, change.transactions)
     failed = failed_after_all(on.order, on.attempt, now=MIDNIGHT)
     assert (failed.status, failed.last_error_code) == (OrderStatus.FAILED, "declined")
+
+
+@pytest.mark.parametrize(("kind", "finality"), list(product([*DeclineClass, None], DeclineFinality)))
+def test_a_customer_goes_elsewhere_only_where_the_decline_is_no_word_on_them_and_can_be_made_final(
+    kind: DeclineClass | None, finality: DeclineFinality
+) -> None:
+    assert may_go_elsewhere(kind, finality) is (kind in ELSEWHERE and finality is not DeclineFinality.OPEN)

@@ -170,7 +170,7 @@ async def test_a_reset_is_an_error() -> None:
 async def test_ten_megabytes_of_headers_are_not_read(each: bytes) -> None:
     async def boast(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.send(writer, b"HTTP/1.1 200 OK\r\nX-Long: ")
-        for _ in range(10_000_000 // len(each)):
+        for _part in range(10_000_000 // len(each)):
             await server.send(writer, each)
 
     async with listening(boast) as server, public_session(LOOPBACK) as session:

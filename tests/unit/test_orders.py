@@ -200,6 +200,24 @@ def test_a_request_that_was_not_sent_has_the_class_of_its_code(code: str, declin
     assert change.attempt.decline_class == decline_class
 
 
+def test_the_latest_try_s_decline_is_kept_while_the_payment_waits_for_another() -> None:
+    paid, tried = after([ActionRequired("pi_1", client_secret="s")])
+    decline = Declined("insufficient_funds", DeclineClass.LATER, "No.", raw_code="nsf", reference="pi_1")
+    refused = apply_outcome(paid, tried, outcome=ActionRequired("pi_1", client_secret="s", decline=decline), now=MIDNIGHT)
+    assert (refused.order, refused.events, refused.transactions) == (paid, (), ())
+    kept = refused.attempt
+    assert (kept.status, kept.error_code, kept.decline_class, kept.raw_error_code) == (
+        AttemptStatus.REQUIRES_ACTION, "insufficient_funds", "later", "nsf",
+    )  # fmt: skip
+    assert kept.action == tried.action
+    trying = apply_outcome(paid, kept, outcome=ActionRequired("pi_1", client_secret="s"), now=MIDNIGHT)
+    assert replace(trying.attempt, updated_at=MIDNIGHT) == tried
+    taken = apply_outcome(paid, kept, outcome=Approved("pi_1", is_captured=True, amount_minor=1_000), now=MIDNIGHT)
+    assert (taken.attempt.status, taken.attempt.error_code, taken.order.last_error_code) == (
+        AttemptStatus.CAPTURED, None, None,
+    )  # fmt: skip
+
+
 def test_what_the_customer_needs_is_kept_until_it_is_over() -> None:
     _, tried = after([ACTION])
     assert tried.action == {"redirectUrl": "https://bank.example/3ds"}

@@ -1,6 +1,7 @@
 """What Razorpay's reasons, amounts, payments and errors mean for Loop, without a server."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -18,7 +19,7 @@ from loop.domain.attempts import (
     Unknown,
     Voided,
 )
-from loop.domain.declines import DECLINES, unified
+from loop.domain.declines import DECLINES, DeclineClass, unified
 from loop.domain.money import CURRENCY_EXPONENTS, Money
 from loop.processors.base import Account, AuthorizeRequest
 from loop.processors.razorpay_answers import (
@@ -205,6 +206,8 @@ def payment(status: str, payment_id: str = "pay_1", **more: object) -> dict[str,
 
 
 WAITING = action(request())
+NO_REASON = "Razorpay reports that the payment failed: no reason given."
+REFUSED = replace(WAITING, decline=Declined("declined", DeclineClass.CASCADE, NO_REASON, reference="order_1"))
 TAKEN = Approved("order_1", is_captured=True, amount_minor=50_000, transaction_reference="pay_1")
 HELD = Approved("order_1", is_captured=False, amount_minor=50_000, transaction_reference="pay_1")
 
@@ -214,7 +217,8 @@ HELD = Approved("order_1", is_captured=False, amount_minor=50_000, transaction_r
     [
         ([], WAITING, WAITING),
         ([payment("created")], WAITING, WAITING),
-        ([payment("failed")], WAITING, WAITING),
+        ([payment("failed")], REFUSED, REFUSED),
+        ([payment("failed"), payment("created", "pay_2")], WAITING, WAITING),
         ([payment("brand_new")], WAITING, WAITING),
         ([payment("authorized")], Pending("order_1"), HELD),
         ([payment("captured")], TAKEN, TAKEN),

@@ -134,8 +134,20 @@ OBSTACLES: list[tuple[Obstacle, Candidate, PaymentTraits, str]] = [
     (
         Obstacle.MODE,
         candidate("stripe", is_test_mode=False, abilities=Abilities(is_test_only=True)),
-        payment(),
+        payment(is_test=False),
         "it works in test mode only, and the account is live",
+    ),
+    (
+        Obstacle.MODE,
+        candidate("stripe", is_test_mode=False),
+        payment(),
+        "it is a live account, and this is a test order",
+    ),
+    (
+        Obstacle.MODE,
+        candidate("stripe"),
+        payment(is_test=False),
+        "it is a test account, and this is a live order",
     ),
     (
         Obstacle.CURRENCY,
@@ -182,7 +194,8 @@ def test_who_cannot_take_it_is_left_out_with_the_reason(
     obstacle: Obstacle, hindered: Candidate, asked: PaymentTraits, explanation: str
 ) -> None:
     assert assess(hindered, asked).obstacles == {obstacle: explanation}
-    able = replace(RAZORPAY, abilities=Abilities(payment_methods=frozenset({"card", "upi"})))
+    abilities = Abilities(payment_methods=frozenset({"card", "upi"}))
+    able = replace(RAZORPAY, is_test_mode=asked.is_test, abilities=abilities)
     decision = route(asked, [hindered, able])
     assert order_of(decision) == ["razorpay"]
     assert decision.reasons[0] == f"stripe left out: {explanation}"
@@ -223,6 +236,24 @@ def test_all_that_stands_against_anybody_is_named() -> None:
     for _, explanation in refused.value.details:
         assert explanation in refused.value.message
     assert explain(payment(), [inr_only, disabled]).candidates == ()
+
+
+def test_of_two_accounts_at_one_processor_the_one_of_the_mode_takes_the_payment() -> None:
+    test, live = candidate("stripe"), replace(candidate("stripe"), config_id="pcf_live", is_test_mode=False)
+    for asked, taking in ((payment(), test), (payment(is_test=False), live)):
+        for candidates in ([test, live], [live, test]):
+            assert explain(asked, candidates).candidates == (taking,)
+
+
+def test_an_account_of_the_other_mode_is_named_only_where_there_is_no_other() -> None:
+    no_usd = candidate("razorpay", abilities=Abilities(currencies=frozenset({"INR"})))
+    live = candidate("stripe", is_test_mode=False)
+    with pytest.raises(LoopError) as refused:
+        route(payment(), [no_usd, live])
+    assert refused.value.details == (("razorpay", "it does not take USD"),)
+    with pytest.raises(LoopError) as refused:
+        route(payment(), [live], forced_processor="stripe")
+    assert refused.value.message.endswith("stripe: it is a live account, and this is a test order.")
 
 
 def test_a_matching_rule_goes_before_the_default_and_the_rest_follows() -> None:

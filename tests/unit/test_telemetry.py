@@ -8,6 +8,7 @@ import os
 import pty
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -401,6 +402,80 @@ def test_a_file_that_was_moved_away_is_opened_anew(log_file: Path) -> None:
     log_file.rename(log_file.with_suffix(".1"))
     log.info("after")
     assert [line["event"] for line in read(log_file)] == ["after"]
+
+
+async def test_the_lines_of_one_turn_come_together_and_at_its_end(log_file: Path) -> None:
+    log = get_logger("loop.x")
+    log.info("one")
+    log.info("two")
+    assert read(log_file) == []
+    await asyncio.sleep(0)
+    assert [line["event"] for line in read(log_file)] == ["one", "two"]
+    log.info("three")
+    await asyncio.sleep(0)
+    assert [line["event"] for line in read(log_file)] == ["one", "two", "three"]
+
+
+async def test_a_warning_does_not_wait_for_the_end_of_the_turn(log_file: Path) -> None:
+    log = get_logger("loop.x")
+    log.info("before")
+    log.warning("worse")
+    assert [line["event"] for line in read(log_file)] == ["before", "worse"]
+
+
+async def test_a_turn_holds_back_so_many_lines_at_most(log_file: Path) -> None:
+    log = get_logger("loop.x")
+    for number in range(telemetry.MAX_WAITING_LINES + 1):
+        log.info("one", number=number)
+    assert len(read(log_file)) == telemetry.MAX_WAITING_LINES
+
+
+async def test_another_thread_s_line_comes_after_those_that_wait(log_file: Path) -> None:
+    log = get_logger("loop.x")
+    log.info("before")
+    thread = threading.Thread(target=log.info, args=("of another",))
+    thread.start()
+    thread.join()
+    assert [line["event"] for line in read(log_file)] == ["before", "of another"]
+
+
+async def test_each_turn_finds_a_file_that_was_moved_away(log_file: Path) -> None:
+    log = get_logger("loop.x")
+    log.info("before")
+    await asyncio.sleep(0)
+    await asyncio.to_thread(log_file.rename, log_file.with_suffix(".1"))
+    log.info("after")
+    await asyncio.sleep(0)
+    assert [line["event"] for line in read(log_file)] == ["after"]
+
+
+def test_what_an_ended_loop_left_is_written_by_the_next_or_when_the_process_ends(log_file: Path) -> None:
+    log = get_logger("loop.x")
+
+    def log_last(event: str) -> None:
+        loop = asyncio.new_event_loop()
+        loop.call_soon(log.info, event)
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+        loop.close()
+
+    async def go_on() -> None:
+        log.info("three")
+        await asyncio.sleep(0)
+
+    log_last("one")
+    log_last("two")
+    asyncio.run(go_on())
+    assert [line["event"] for line in read(log_file)] == ["one", "two", "three"]
+    log_last("four")
+    logging.shutdown()
+    assert [line["event"] for line in read(log_file)] == ["one", "two", "three", "four"]
+
+
+def test_a_long_line_is_redacted_however_often_it_comes(log_file: Path) -> None:
+    for _ in range(2):
+        get_logger("loop.x").info("a.b", long="x" * 300 + " password=canary", short="password=canary")
+    assert "canary" not in log_file.read_text()
 
 
 def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

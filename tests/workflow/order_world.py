@@ -25,6 +25,7 @@ from aiohttp.tracing import Trace
 from loop.config import Settings
 from loop.domain.attempts import Approved, Declined, NotSent, Outcome, Pending, Unknown
 from loop.domain.declines import unified
+from loop.domain.disputes import DisputeOutcome
 from loop.domain.errors import LoopError
 from loop.domain.failover import DeclineFinality
 from loop.domain.money import Money
@@ -32,6 +33,7 @@ from loop.domain.refunds import RefundOutcome, RefundStatus
 from loop.processors.base import (
     Account,
     AuthorizeRequest,
+    DisputeReference,
     IdempotencyKey,
     PaymentReference,
     Processor,
@@ -69,9 +71,9 @@ LOOP_POINTS: Final = (
     "capture.intent_recorded", "capture.called",
     "void.intent_recorded", "void.called",
     "refund.intent_recorded", "refund.called", "refund.recorded",
-    "delivery.sent",
+    "dispute.recorded", "delivery.sent",
 )  # fmt: skip
-"""The points that Loop names itself."""
+"""The points that Loop names itself, on an order's way."""
 
 WORLD_POINTS: Final = ("call.sent", "commit.begun", "commit.done")
 """Points of the world: a request is on its way to a processor; a commit is about to happen, or nobody was told yet."""
@@ -257,6 +259,13 @@ class Bank(SandboxProcessor):
     async def fetch_refund(self, account: Account, refund: RefundReference) -> RefundOutcome:
         call = super().fetch_refund
         return await self._refund_call(self._world.weather_of("fetch_refund"), lambda: call(account, refund))
+
+    async def fetch_dispute(self, account: Account, dispute: DisputeReference) -> DisputeOutcome | Unknown:
+        call = super().fetch_dispute
+        weather = self._world.weather_of("fetch")
+        if weather.fate in (Fate.UNREACHABLE, Fate.REFUSED):
+            return Unknown("not now")
+        return await within_deadline(self._setup.timeout_s, self._sent(weather, lambda: call(account, dispute)))
 
     async def _refuse(self, account: Account, request: RefundRequest, key: IdempotencyKey) -> RefundOutcome:
         books = self._books_of(account)
@@ -734,12 +743,16 @@ class World:
         self.clock.forward(seconds=for_s)
 
     def close(self) -> None:
-        """End the process, and forget the file."""
+        """End the process, and leave nothing behind."""
         self.accident = None
         self.rows.close()  # before the writer, which then leaves nothing beside the file
-        self.life.run(self.life.end())
-        self.life.loop.close()
         logging.getLogger("loop").removeHandler(self.ears)
+        try:
+            self.life.run(self.life.end())
+            self.life.loop.close()
+        except BaseException:
+            self.life.die()
+            raise
 
     def set_weather(self, operation: str, coming: Sequence[Weather]) -> None:
         """Say how the next calls of an operation go."""
@@ -747,10 +760,9 @@ class World:
         self.disturbances += 1
 
     @staticmethod
-    def notify(reference: str, *, number: int, refund: str | None = None) -> tuple[bytes, dict[str, str]]:
-        """Return a signed webhook of a processor about a payment; the same number makes the same webhook."""
-        about = {"refund": refund} if refund else {}
-        event_id = f"evt_{reference}_{refund}_{number}"
+    def signed_webhook(reference: str, *, number: int, about: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
+        """Return a processor's webhook about a payment, or a part of it; the same number makes the same webhook."""
+        event_id = f"evt_{reference}_{'_'.join(about.values())}_{number}"
         body = json.dumps({"id": event_id, "type": "payment.changed", "payment": reference, **about}).encode()
         signature = hmac.new(WEBHOOK_SECRET.encode(), body, hashlib.sha256).hexdigest()
         return body, {SIGNATURE_HEADER: signature}

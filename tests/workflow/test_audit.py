@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import cast
 
@@ -13,13 +14,14 @@ import pytest
 
 from loop.domain.audit import SYSTEM, Actor, ActorKind, AuditAction, AuditEntry, Head
 from loop.domain.errors import LoopError
+from loop.domain.events import timestamp
 from loop.domain.failover import LateSuccess
 from loop.domain.routing_rules import Conditions, Rule
 from loop.storage import audit as rows
 from loop.storage import merchants as merchant_rows
 from loop.storage.database import ConstraintError
 from loop.storage.jobs import Job
-from loop.workflows import audit, captures, encryption_keys, merchants, processor_configs, refunds, routing
+from loop.workflows import audit, captures, encryption_keys, merchants, processor_configs, refunds, routing, sessions
 from loop.workflows.context import Context
 from loop.workflows.jobs import JOBS, JobKind
 from loop.workflows.merchants import NewApiKey, NewMerchant, ProfileChange
@@ -152,13 +154,19 @@ async def test_rules_and_their_changes(context: Context, shop: Shop) -> None:
 
 async def test_keys_made_and_revoked(context: Context, shop: Shop) -> None:
     del shop
-    key, secret = await merchants.create_api_key(context, "mer_1", NewApiKey("till"))
+    key, secret = await merchants.create_api_key(context, "mer_1", NewApiKey("till", scopes=("orders:read",)))
     created = await last(context)
     assert (created.action, created.subject) == ("api_key.created", key.id)
-    assert created.after == {"name": "till", "mode": "live", "scopes": ["*"], "expires_at": None}
+    assert created.after == {"name": "till", "mode": "test", "scopes": ["orders:read"], "expires_at": None}
+    old, new, new_secret = await merchants.rotate_api_key(context, "mer_1", key.id, overlap=timedelta(hours=1))
+    rotated = await last(context)
+    assert (rotated.action, rotated.subject) == ("api_key.rotated", key.id)
+    assert old.expires_at is not None
+    assert rotated.after == {"replacement": new.id, "expires_at": timestamp(old.expires_at)}
     await merchants.revoke_api_key(context, "mer_1", key.id)
     assert (await last(context)).action == "api_key.revoked"
     assert secret not in repr(await entries(context))
+    assert new_secret not in repr(await entries(context))
 
 
 async def test_a_webhook_address_is_recorded_without_what_is_secret_in_it(context: Context, shop: Shop) -> None:
@@ -171,7 +179,7 @@ async def test_a_webhook_address_is_recorded_without_what_is_secret_in_it(contex
     assert changed.after == {"url": "https://shop.example.com/hooks?token=[redacted]"}
 
 
-async def test_registering_and_signing_in(context: Context) -> None:
+async def test_registering_and_signing_in(context: Context, clock: Clock) -> None:
     visitor = replace(context, actor=Actor(ActorKind.ANONYMOUS, address="203.0.113.9"))
     signed_in = await merchants.register(visitor, NEW)
     merchant_id = signed_in.profile.merchant.id
@@ -183,11 +191,26 @@ async def test_registering_and_signing_in(context: Context) -> None:
     assert (entry.action, entry.actor_kind, entry.address) == ("sign_in.succeeded", "user", "198.51.100.1")
     second = await merchants.refresh(visitor, signed_in.refresh_token)
     assert (await last(context, merchant_id)).action == "sign_in.succeeded"
+    clock.forward(seconds=11)
     with pytest.raises(LoopError):
         await merchants.refresh(visitor, signed_in.refresh_token)
     reused = await last(context, merchant_id)
     assert (reused.action, reused.actor_kind, reused.subject[:4]) == ("refresh_token.reused", "anonymous", "fam_")
     assert second.refresh_token not in repr(await entries(context, merchant_id))
+
+
+async def test_sessions_ended_and_a_password_reset(context: Context) -> None:
+    signed_in = await merchants.register(context, NEW)
+    merchant_id = signed_in.profile.merchant.id
+    (session,) = await sessions.list_live(context, merchant_id)
+    await sessions.end(context, merchant_id, session.id)
+    ended = await last(context, merchant_id)
+    assert (ended.action, ended.subject) == ("session.ended", session.id)
+    await merchants.login(context, email=NEW.email, password=NEW.password, address="198.51.100.1")
+    await merchants.reset_password(context, merchant_id, "another horse")
+    reset = await last(context, merchant_id)
+    assert (reset.action, reset.subject, reset.after) == ("password.reset", merchant_id, {"sessions_ended": 1})
+    assert "another horse" not in repr(await entries(context, merchant_id))
 
 
 async def test_refused_sign_ins_are_of_the_account_and_those_of_nobody_are_the_operator_s(context: Context) -> None:

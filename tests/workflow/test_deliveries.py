@@ -9,7 +9,15 @@ from datetime import timedelta
 import pytest
 
 from loop.domain.deliveries import DeliveryAttempt, DeliveryStatus
-from loop.domain.endpoint_health import FAILURES_MAX, GIVEN_UP_AFTER, GONE, HOPELESS, IN_FLIGHT_MAX, MAX_PAUSE
+from loop.domain.endpoint_health import (
+    FAILURES_MAX,
+    GIVEN_UP_AFTER,
+    GONE,
+    HOPELESS,
+    IN_FLIGHT_MAX,
+    MAX_PAUSE,
+    EndpointHealth,
+)
 from loop.domain.errors import LoopError
 from loop.domain.events import EventType
 from loop.storage import deliveries as rows
@@ -25,6 +33,7 @@ from loop.workflows.merchants import ProfileChange
 from loop.workflows.webhook_endpoints import MAX_ENDPOINTS, EndpointChange, NewEndpoint
 from tests.builders import Clock, Shop, open_shop, running_jobs, work_off
 from tests.merchant_server import MerchantServer, merchant_server
+from tests.workflow.conftest import open_database
 
 
 @pytest.fixture
@@ -475,12 +484,12 @@ async def test_an_event_is_sent_again_to_one_endpoint_or_to_all_that_hear_of_it(
     await deliveries.retry(shop.context, shop.merchant_id, event.id)
     await work_off(shop.context)
     assert (len(server.at("/first")), len(server.at("/other")), server.at("/deaf")) == (2, 2, [])
-    await deliveries.retry(shop.context, shop.merchant_id, event.id, other.id)
+    await deliveries.retry(shop.context, shop.merchant_id, event.id, endpoint_id=other.id)
     await work_off(shop.context)
     assert (len(server.at("/first")), len(server.at("/other"))) == (2, 3)
     await webhook_endpoints.remove(shop.context, shop.merchant_id, other.id)
     with pytest.raises(LoopError, match="not_found"):
-        await deliveries.retry(shop.context, shop.merchant_id, event.id, other.id)
+        await deliveries.retry(shop.context, shop.merchant_id, event.id, endpoint_id=other.id)
 
 
 async def test_a_trial_goes_to_one_endpoint_whatever_it_hears_of(shop: Shop, server: MerchantServer) -> None:
@@ -591,3 +600,26 @@ async def test_what_becomes_due_while_a_job_runs_is_seen_before_it_ends(shop: Sh
     await working
     assert len(server.received) == 4
     assert await shop.jobs((await first_of(shop)).id) == []
+
+
+async def test_what_another_process_is_just_taking_notice_of_is_waited_for(
+    shop: Shop, server: MerchantServer, database_url: str
+) -> None:
+    await shop.order()
+    async with shop.context.database.transaction() as session:
+        (held,) = await job_rows.claim(session, shop.clock.now(), 10)
+    (sent,) = await delivered_to(shop, await first_of(shop))
+    done = replace(sent.delivery, status=DeliveryStatus.DELIVERED)
+    await shop.context.database.write_at_once([rows.updating(done)])
+    await shop.order()
+    other = await open_database(database_url)
+    async with other.transaction() as session:
+        assert await job_rows.claim(session, shop.clock.now(), 10) == []
+        ending = asyncio.create_task(deliveries._end_turn(shop.context, held, EndpointHealth(), is_tried=True))
+        await asyncio.sleep(0.2)
+        assert not ending.done()
+    await ending
+    await other.close()
+    assert not (await job_of(shop, await first_of(shop))).is_leased
+    await work_off(shop.context)
+    assert len(server.received) == 1

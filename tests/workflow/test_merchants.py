@@ -1,4 +1,4 @@
-"""Merchants: accounts, sign-in sessions whose tokens are used once, guesses slowed down, and API keys."""
+"""Merchants: accounts, guesses slowed down, passwords set anew, and API keys."""
 
 import asyncio
 import statistics
@@ -102,7 +102,7 @@ async def test_a_sign_in_answers_tokens_of_that_merchant(context: Context) -> No
     assert signed_in.profile == registered.profile
     assert signed_in.refresh_token != registered.refresh_token
     for each in (registered, signed_in):
-        assert tokens.verify(context, each.access_token) == registered.profile.merchant.id
+        assert tokens.verify(context, each.access_token).merchant_id == registered.profile.merchant.id
         assert each.refresh_token not in repr(each)
         assert each.access_token not in repr(each)
 
@@ -181,47 +181,6 @@ async def test_guesses_made_at_once_count_too(context: Context) -> None:
     assert codes == ["invalid_credentials"] * 10 + ["too_many_attempts"] * 5
 
 
-async def test_a_refresh_token_gets_the_next_pair_once(context: Context, clock: Clock) -> None:
-    first = await merchants.register(context, SHOP)
-    clock.at += timedelta(hours=1)
-    second = await merchants.refresh(context, first.refresh_token)
-    third = await merchants.refresh(context, second.refresh_token)
-    assert len({first.refresh_token, second.refresh_token, third.refresh_token}) == 3
-    assert tokens.verify(context, third.access_token) == first.profile.merchant.id
-
-
-async def test_a_used_refresh_token_ends_its_family_and_no_other(context: Context) -> None:
-    first = await merchants.register(context, SHOP)
-    elsewhere = await log_in(context)
-    second = await merchants.refresh(context, first.refresh_token)
-    await refused("invalid_refresh_token", merchants.refresh(context, first.refresh_token))
-    await refused("invalid_refresh_token", merchants.refresh(context, second.refresh_token))
-    await merchants.refresh(context, elsewhere.refresh_token)
-
-
-async def test_of_many_that_use_one_refresh_token_at_once_none_keeps_the_session(context: Context) -> None:
-    first = await merchants.register(context, SHOP)
-    outcomes = await asyncio.gather(
-        *(merchants.refresh(context, first.refresh_token) for _ in range(5)), return_exceptions=True
-    )
-    won = [each for each in outcomes if isinstance(each, SignedIn)]
-    assert len(won) == 1
-    assert [each.code for each in outcomes if isinstance(each, LoopError)] == ["invalid_refresh_token"] * 4
-    await refused("invalid_refresh_token", merchants.refresh(context, won[0].refresh_token))
-
-
-async def test_refresh_tokens_end_by_time_and_by_signing_out(context: Context, clock: Clock) -> None:
-    signed_in = await merchants.register(context, SHOP)
-    successor = await merchants.refresh(context, signed_in.refresh_token)
-    await merchants.logout(context, successor.refresh_token)
-    await merchants.logout(context, "unknown")
-    await refused("invalid_refresh_token", merchants.refresh(context, successor.refresh_token))
-    late = await log_in(context)
-    clock.at += timedelta(seconds=context.settings.refresh_token_ttl_s)
-    await refused("invalid_refresh_token", merchants.refresh(context, late.refresh_token))
-    await refused("invalid_refresh_token", merchants.refresh(context, "unknown"))
-
-
 async def test_a_profile_changes_in_what_is_named_only(context: Context, clock: Clock) -> None:
     before = await merchants.create(context, SHOP)
     merchant_id = before.merchant.id
@@ -252,25 +211,26 @@ async def test_a_key_is_shown_once_and_kept_as_a_hash(context: Context, clock: C
     merchant_id = (await merchants.create(context, SHOP)).merchant.id
     key, secret = await merchants.create_api_key(context, merchant_id, NewApiKey("till"))
     assert is_well_formed(secret)
-    assert secret.startswith("sk_live_")
+    assert secret.startswith("sk_test_")  # without a live account
     assert secret.startswith(key.prefix)
     assert secret not in repr(key)
     async with context.database.reading() as reader:
         assert await rows.key_by_hash(reader, hash_of(secret)) == replace(key, scopes=["*"])
     later = clock.at + timedelta(days=1)
-    test_key, test_secret = await merchants.create_api_key(
-        context, merchant_id, NewApiKey("trial", expires_at=later, mode="test")
+    live_key, live_secret = await merchants.create_api_key(
+        context, merchant_id, NewApiKey("shop", expires_at=later, mode="live")
     )
-    assert test_secret.startswith("sk_test_")
+    assert live_secret.startswith("sk_live_")
     assert [each.id for each in await merchants.list_api_keys(context, merchant_id)] in (
-        [test_key.id, key.id],
-        [key.id, test_key.id],  # ids of one millisecond come in any order
+        [live_key.id, key.id],
+        [key.id, live_key.id],  # ids of one millisecond come in any order
     )
 
 
 async def test_keys_that_would_not_do_what_they_say_are_refused(context: Context, clock: Clock) -> None:
     merchant_id = (await merchants.create(context, SHOP)).merchant.id
-    for new in (NewApiKey("late", expires_at=clock.at), NewApiKey("narrow", scopes=("read",))):
+    narrow = [NewApiKey("narrow", scopes=scopes) for scopes in ((), ("read",), ("*", "orders:all"), ("Orders:Read",))]
+    for new in (NewApiKey("late", expires_at=clock.at), *narrow):
         await refused("validation_failed", merchants.create_api_key(context, merchant_id, new))
     await refused("not_found", merchants.create_api_key(context, "mer_none", NewApiKey("nobody's")))
     assert await merchants.list_api_keys(context, merchant_id) == []
@@ -284,6 +244,57 @@ async def test_a_key_is_revoked_by_its_own_merchant_only(context: Context) -> No
     await merchants.revoke_api_key(context, mine, key.id)
     await refused("not_found", merchants.revoke_api_key(context, mine, key.id))
     assert await merchants.list_api_keys(context, mine) == []
+
+
+async def test_a_rotated_key_goes_on_for_the_overlap_beside_one_that_may_do_the_same(
+    context: Context, clock: Clock
+) -> None:
+    merchant_id = (await merchants.create(context, SHOP)).merchant.id
+    new = NewApiKey("till", clock.at + timedelta(days=30), mode="live", scopes=("refunds:write", "orders:read"))
+    key, secret = await merchants.create_api_key(context, merchant_id, new)
+    clock.at += timedelta(days=10)
+    old, follower, follower_secret = await merchants.rotate_api_key(
+        context, merchant_id, key.id, overlap=timedelta(hours=24)
+    )
+    assert (old.id, old.expires_at) == (key.id, clock.at + timedelta(hours=24))
+    assert follower_secret.startswith("sk_live_")
+    assert follower_secret != secret
+    assert (follower.name, follower.scopes) == ("till", ("orders:read", "refunds:write"))
+    assert follower.expires_at == clock.at + timedelta(days=30)  # as long as the first was made for
+    listed = {each.id: each.expires_at for each in await merchants.list_api_keys(context, merchant_id)}
+    assert listed == {old.id: old.expires_at, follower.id: follower.expires_at}
+
+
+async def test_a_rotation_never_makes_a_key_last_longer(context: Context, clock: Clock) -> None:
+    merchant_id = (await merchants.create(context, SHOP)).merchant.id
+    ends_at = clock.at + timedelta(hours=1)
+    key, _ = await merchants.create_api_key(context, merchant_id, NewApiKey("till", ends_at))
+    old, follower, _ = await merchants.rotate_api_key(context, merchant_id, key.id, overlap=timedelta(hours=24))
+    assert old.expires_at == ends_at
+    endless, _ = await merchants.create_api_key(context, merchant_id, NewApiKey("endless"))
+    _, second, _ = await merchants.rotate_api_key(context, merchant_id, endless.id, overlap=timedelta(0))
+    assert second.expires_at is None
+    clock.at = ends_at
+    for gone in (key.id, endless.id):
+        overlap = timedelta(hours=1)
+        await refused("invalid_status", merchants.rotate_api_key(context, merchant_id, gone, overlap=overlap))
+    await merchants.revoke_api_key(context, merchant_id, follower.id)
+    for absent in (follower.id, "key_none"):
+        await refused("not_found", merchants.rotate_api_key(context, merchant_id, absent, overlap=timedelta(hours=1)))
+
+
+async def test_a_password_that_is_reset_ends_all_sessions_and_leaves_the_keys(context: Context) -> None:
+    merchant_id = (await merchants.create(context, SHOP)).merchant.id
+    await merchants.create_api_key(context, merchant_id, NewApiKey("till"))
+    signed_in = [await log_in(context) for _ in range(2)]
+    assert await merchants.reset_password(context, merchant_id, "another horse") == 2
+    for each in signed_in:
+        await refused("invalid_refresh_token", merchants.refresh(context, each.refresh_token))
+    await refused("invalid_credentials", log_in(context))
+    await log_in(context, "another horse")
+    assert len(await merchants.list_api_keys(context, merchant_id)) == 1
+    await refused("validation_failed", merchants.reset_password(context, merchant_id, "short"))
+    await refused("not_found", merchants.reset_password(context, "mer_none", "another horse"))
 
 
 @pytest.mark.parametrize("email", ["a@b", "first.last+tag@example.com", " Upper@Example.COM ", "x@" + "y" * 318])

@@ -1,15 +1,17 @@
 """Merchants, customers, processors, time and accidents in any order: whatever they do, each order's money adds up."""
 
+import json
 import os
+import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 import hypothesis
 import pytest
@@ -18,11 +20,14 @@ from hypothesis import strategies as st
 from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
+import loop
 from loop.domain.attempts import Declined
 from loop.domain.declines import DECLINES
 from loop.domain.errors import LoopError
 from loop.domain.money import Money
 from loop.domain.orders import Command, Order, OrderStatus, Refused, decide
+from loop.processors.sandbox_disputes import TOKENS as DISPUTES
+from loop.processors.sandbox_disputes import dispute_reference_of, is_disputed
 from loop.workers.schedule import SCHEDULE
 from loop.workflows import captures, orders, payments, processor_events, refunds
 from loop.workflows.attempts import PayRequest
@@ -42,6 +47,7 @@ from tests.workflow.order_world import (
     Template,
     Weather,
     World,
+    captured,
     live,
     work,
 )
@@ -50,7 +56,7 @@ EXAMPLES_VARIABLE: Final = "LOOP_MACHINE_EXAMPLES"
 """How many examples are run, where not the usual number."""
 
 EXAMPLES: Final = 500
-STEPS: Final = 40
+STEPS: Final = 30
 SEED: Final = 20_261_126
 """Where the search begins; `--hypothesis-seed` takes its place."""
 
@@ -61,7 +67,7 @@ DAY_S: Final = 86_400.0
 TOKENS: Final = (
     *["tok_approve"] * 16, *["tok_3ds"] * 4, *["tok_pending"] * 2, *["tok_timeout_then_charged"] * 2,
     *["tok_timeout_then_nothing"] * 2, "tok_refund_pending", "tok_refund_fails_later", "tok_webhook_duplicate",
-    "tok_webhook_out_of_order", "tok_of_nobody",
+    "tok_webhook_out_of_order", *DISPUTES, *DISPUTES, "tok_of_nobody",
     *{each.decline_class: f"tok_decline_{code}" for code, each in reversed(DECLINES.items())}.values(),
 )  # fmt: skip
 """What a payment's token may be: the sandbox's outcomes, one for each class of declines; `tok_slow` is the weather's."""
@@ -89,12 +95,22 @@ A step depends on those before it, so that a copied one is mostly refused.
 """
 AVAILABLE_PROVIDERS[FRESH] = HypothesisProvider
 
+POINTS_OF_JOBS: Final[Mapping[str, tuple[str, ...]]] = {
+    "advance_payment": ("charge",),
+    "fail_over_payment": ("failover",),
+    "capture_payment": ("capture", "charge.recorded"),
+    "void_payment": ("void", "charge.recorded"),
+    "send_refund": ("refund",),
+    "process_processor_event": ("charge.recorded", "refund.recorded", "dispute.recorded"),
+    "ask_dispute": ("dispute.recorded",),
+}
+"""Kind of job -> the points, or beginnings of them, that it may reach."""
+
+MERCHANTS_COMMANDS: Final = (Command.PAY, Command.RETRY, Command.CAPTURE, Command.CANCEL, Command.REFUND)
+
 indexes = st.integers(0, 9)
 shares = st.sampled_from([None, None, 2, 3, 0])
 """What an amount is divided by; 0 is for more than there is."""
-
-onwards = st.sampled_from([True, True, True, False])
-"""Whether an order is taken towards its money, and not away from it."""
 
 weathers = st.builds(
     Weather, st.sampled_from(Fate), st.sampled_from([0.0, 0.0, 3.0, 15.0, 25.0]), st.sampled_from([0.0, 0.0, 3.0, 15.0])
@@ -104,7 +120,7 @@ weathers = st.builds(
 @st.composite
 def pay_requests(draw: st.DrawFn) -> PayRequest:
     """Draw how an order is paid: on a page, with a token for any processor or a certain one, or one for each."""
-    kind = draw(st.sampled_from(["any", "any", "each", "in turn", "certain", "page"]))
+    kind = draw(st.sampled_from(["any", "any", "each", "in turn", "in turn", "certain", "page"]))
     if kind == "page":
         return PayRequest()
     if kind == "each":
@@ -128,28 +144,40 @@ class Mishap:
     frees_leases: bool
 
 
-mishaps = st.none() | st.builds(
+accidents = st.builds(
     Mishap,
     place=st.sampled_from(range(3 * len(LOOP_POINTS) + len(WORLD_POINTS))),
     nth=st.sampled_from([1, 1, 1, 1, 2, 3]),
     kind=st.sampled_from([*[AccidentKind.CRASH] * 3, AccidentKind.CANCEL]),
     frees_leases=st.booleans(),
 )
+mishaps = st.none() | accidents | accidents
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is done to an order next, whatever that is: towards its money, away from it, or what it is not ready for."""
+
+    way: Literal["on", "back"] | Command
+    request: PayRequest
+    share: int | None
+    wait_s: float
+    mishap: Mishap | None
+
+
+steps = st.builds(
+    Step,
+    way=st.sampled_from([*["on"] * 24, "back", "back", "back", "back", *MERCHANTS_COMMANDS]),
+    request=pay_requests(),
+    share=shares,
+    wait_s=st.sampled_from([WAIT_S, WAIT_S, WAIT_S, 0.0]),
+    mishap=mishaps,
+)
 
 
 def _has(*statuses: str) -> Any:
     """Return the precondition that an order is in one of these."""
     return precondition(lambda self: any(each["status"] in statuses for each in self.books.orders.values()))
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What is done to an order next, whatever that is."""
-
-    is_onward: bool
-    request: PayRequest
-    share: int | None
-    wait_s: float
 
 
 class OrderMachine(RuleBasedStateMachine):
@@ -162,7 +190,8 @@ class OrderMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(self.template, self.folder / "loop.db", self.crashes)
+        self.files = TemporaryDirectory(dir=self.folder)
+        self.world = World(self.template, Path(self.files.name) / "loop.db", self.crashes)
         self.books = Books(self.world)
 
     @property
@@ -178,7 +207,7 @@ class OrderMachine(RuleBasedStateMachine):
     def expect(self, mishap: Mishap | None, *operations: str) -> None:
         """Have an accident wait at one of the points of some operations, or of the world."""
         if mishap is not None:
-            named = [point for point in LOOP_POINTS if point.startswith(operations)]
+            named = [point for point in LOOP_POINTS if operations and point.startswith(operations)]
             points = [*named, *named, *named, *WORLD_POINTS]
             point = points[mishap.place % len(points)]
             note(f"{mishap.kind} at {point}, number {mishap.nth}")
@@ -221,9 +250,13 @@ class OrderMachine(RuleBasedStateMachine):
         is_manual=st.booleans(),
         request=st.none() | pay_requests(),
         mishap=mishaps,
+        steps=st.lists(steps, max_size=2),
     )
-    def another_order(self, currency: str, is_manual: bool, request: PayRequest | None, mishap: Mishap | None) -> None:
+    def another_order(
+        self, currency: str, is_manual: bool, request: PayRequest | None, mishap: Mishap | None, steps: list[Step]
+    ) -> None:
         self.sell(currency, is_manual, request, mishap)
+        self.take_on(len(self.books.orders) - 1, steps)
 
     def sell(self, currency: str, is_manual: bool, request: PayRequest | None, mishap: Mishap | None) -> None:
         """Create an order, and pay it with a request if there is one."""
@@ -236,47 +269,54 @@ class OrderMachine(RuleBasedStateMachine):
             self.pay(self.books.orders[created.id], request, WAIT_S)
 
     @_has(*OrderStatus)
-    @rule(index=indexes, is_onward=onwards, request=pay_requests(), share=shares, mishap=mishaps)
-    def go_on(self, index: int, is_onward: bool, request: PayRequest, share: int | None, mishap: Mishap | None) -> None:
-        self.take_further(self.order(index), Step(is_onward, request, share, WAIT_S), mishap)
+    @rule(index=indexes, step=steps)
+    def go_on(self, index: int, step: Step) -> None:
+        self.take_on(index, [step])
 
     @_has(*OrderStatus)
-    @rule(index=indexes, is_onward=onwards, request=pay_requests(), share=shares, mishap=mishaps)
-    def go_on_unheard(
-        self, index: int, is_onward: bool, request: PayRequest, share: int | None, mishap: Mishap | None
-    ) -> None:
-        self.take_further(self.order(index), Step(is_onward, request, share, 0.0), mishap)
+    @rule(index=indexes, steps=st.lists(steps, min_size=2, max_size=3))
+    def go_on_and_on(self, index: int, steps: list[Step]) -> None:
+        self.take_on(index, steps)
 
-    def take_further(self, order: Row, step: Step, mishap: Mishap | None) -> None:
+    @_has("authorized", "requires_action", "failed", "pending")
+    @rule(index=indexes, step=steps)
+    def turn_back(self, index: int, step: Step) -> None:
+        self.take_on(index, [replace(step, way="back")])
+
+    def take_on(self, index: int, steps: Sequence[Step]) -> None:
+        """Take one order some steps further."""
+        for step in steps:
+            self.books_are_in_order()
+            if self.books.orders:  # the process may have died before the first
+                self.take_further(self.order(index), step)
+
+    def take_further(self, order: Row, step: Step) -> None:
         """Do to an order what comes next to it, or the opposite."""
-        match order["status"], step.is_onward:
-            case ("pending" | "failed"), True:
+        mishap = step.mishap
+        match order["status"], step.way:
+            case _, Command() as command:
+                self.go_astray(order, command, step.share)
+            case ("pending" | "failed"), "on":
                 self.expect(mishap, "charge", "failover")
                 self.pay(order, step.request, step.wait_s)
-            case "requires_action", True:
+            case "requires_action", "on":
                 self.expect(mishap, "charge.recorded", "failover")
                 self.come_back(order, ["approved", "approved", "declined", "failed", "nothing"][(step.share or 0) % 5])
-            case "authorized", True:
+            case "authorized", "on":
                 self.expect(mishap, "capture", "charge.recorded")
                 self.capture(order, step.share, step.wait_s)
-            case ("captured" | "partially_refunded"), True:
+            case ("captured" | "partially_refunded"), "on":
                 self.expect(mishap, "refund")
                 self.refund(order, step.share, step.wait_s)
-            case ("pending" | "failed" | "requires_action" | "authorized"), False:
+            case ("pending" | "failed" | "requires_action" | "authorized"), "back":
                 self.expect(mishap, "void", "charge.recorded")
                 self.cancel(order, step.wait_s)
             case _:
                 self.expect(mishap)
                 self.world.do(work(self.context, 1, 1))
 
-    @_has(*OrderStatus)
-    @rule(
-        index=indexes,
-        command=st.sampled_from([Command.PAY, Command.RETRY, Command.CAPTURE, Command.CANCEL, Command.REFUND]),
-        share=shares,
-    )
-    def out_of_order(self, index: int, command: Command, share: int | None) -> None:
-        order = self.order(index)
+    def go_astray(self, order: Row, command: Command, share: int | None) -> None:
+        """Give an order a command without a look at it."""
         match command:
             case Command.PAY | Command.RETRY:
                 self.pay(order, PayRequest(token="tok_approve"), WAIT_S, is_retry=command is Command.RETRY)
@@ -336,23 +376,36 @@ class OrderMachine(RuleBasedStateMachine):
     def weather(self, operation: str, coming: list[Weather]) -> None:
         self.world.set_weather(operation, coming)
 
-    @rule(index=indexes, number=st.integers(0, 2), is_about_refund=st.booleans())
-    def webhook(self, index: int, number: int, is_about_refund: bool) -> None:
-        self.hear(index, number, is_about_refund=is_about_refund)
+    @rule(
+        index=indexes,
+        number=st.integers(0, 2),
+        kind=st.sampled_from(["payment", "refund", "dispute", "dispute"]),
+        is_worked_on=st.sampled_from([True, True, False]),
+        mishap=mishaps,
+    )
+    def webhook(self, index: int, number: int, kind: str, is_worked_on: bool, mishap: Mishap | None) -> None:
+        self.hear(index, number, kind)
+        if is_worked_on:
+            self.expect(mishap, "charge.recorded" if kind == "payment" else kind)
+            self.world.do(work(self.context, 100, 1))
 
-    def hear(self, index: int, number: int, *, is_about_refund: bool) -> None:
-        """Hear from a processor about one of its payments."""
-        known = [(name, each) for name, bank in self.world.banks.items() for each, _ in bank.payments()]
+    def hear(self, index: int, number: int, kind: str) -> None:
+        """Hear from a processor about one of its payments, about a refund of it, or about its dispute."""
+        known = [(name, each) for name, bank in self.world.banks.items() for each in bank.payments()]
+        disputed = [each for each in known if is_disputed(each[1][1].request) and captured(each[1][1]) > 0]
         if not known:
             return
-        name, reference = known[index % len(known)]
-        payment = dict(self.world.banks[name].payments())[reference]
+        fitting = disputed if disputed and kind == "dispute" else known
+        name, (reference, payment) = fitting[index % len(fitting)]
+        about = {"dispute": dispute_reference_of(payment.request.attempt_id)} if fitting is disputed else {}
         references = [each.reference for each in payment.refunds.values() if each.reference]
-        refund = references[index % len(references)] if references and is_about_refund else None
-        body, headers = self.world.notify(reference, number=number, refund=refund)
+        if kind == "refund" and references:
+            about = {"refund": references[index % len(references)]}
+        body, headers = self.world.signed_webhook(reference, number=number, about=about)
         account = self.template.accounts[name]
-        self.world.do(processor_events.receive(self.context, name, account, body=body, headers=headers))
-        self.count(f"webhook about a {'refund' if refund else 'payment'}")
+        call = processor_events.receive(self.context, name, account, body=body, headers=headers)
+        self.world.do(call, payment.request.order_id)
+        self.count(f"webhook about a {next(iter(about), 'payment')}")
 
     @_has("failed", "captured", "authorized", "processing", "requires_action")
     @rule(index=indexes)
@@ -372,7 +425,8 @@ class OrderMachine(RuleBasedStateMachine):
 
     @rule(for_s=st.sampled_from([None, None, 0.0, 0.0, 1.0, 5.0, 40.0, 600.0, 7_200.0, DAY_S]), mishap=mishaps)
     def loop_works(self, for_s: float | None, mishap: Mishap | None) -> None:
-        self.expect(mishap, *LOOP_POINTS)
+        points = {point for job in self.books.jobs for point in POINTS_OF_JOBS.get(job["kind"], ())}
+        self.expect(mishap, "delivery", *points)
         self.world.do(work(self.context, 1, 1) if for_s is None else live(self.context, for_s))
 
     @rule(for_s=st.sampled_from([5.0, 40.0, 1_000.0, DAY_S]))
@@ -408,6 +462,7 @@ class OrderMachine(RuleBasedStateMachine):
                 self.come_to_rest()
         finally:
             self.world.close()
+            self.files.cleanup()
 
     def come_to_rest(self) -> None:
         """Let everybody do what they have left to do, and check that nothing is left over."""
@@ -420,11 +475,17 @@ class OrderMachine(RuleBasedStateMachine):
         self.books.check()
         count = sum(len(bank.payments()) for bank in self.world.banks.values())
         for index in range(count):
-            self.hear(index, 3, is_about_refund=False)
-            self.hear(index, 3, is_about_refund=True)
+            for kind in ("payment", "refund", "dispute"):
+                self.hear(index, 3, kind)
         self.let_live(5)
         self.books.read()
         self.books.check_rest()
+        for tried in self.books.attempts.values():
+            for attempt in tried:
+                if json.loads(attempt["routing_reasons"])[0].startswith("after "):
+                    self.count("failed over")
+                if attempt["is_duplicate"]:
+                    self.count("given back")
         for order in self.books.orders.values():
             self.count(f"order ended {order['status']}{' for review' if order['needs_review'] else ''}")
 
@@ -449,6 +510,50 @@ def machine(sqlite_template: Path) -> Iterator[type[OrderMachine]]:
         yield OrderMachine
 
 
+REACHED: Final[Mapping[str, str]] = {
+    # Once the intent is committed the order is being paid, and so it is until the answer is recorded.
+    "charge.intent_recorded": "processing",
+    "charge.called": "processing",
+    # Whatever an answer makes of an order; it goes on as `processing` when it is pending, unknown, or fails over.
+    "charge.recorded": "processing requires_action authorized captured failed cancelled",
+    # An order is being paid until the next processor has it. That nobody does, found out only here, is too rare to ask.
+    "failover.intent_recorded": "processing",
+    "failover.fenced": "processing",
+    "failover.recorded": "processing",
+    "capture.intent_recorded": "authorized",
+    "capture.called": "authorized",
+    # A hold is released, or a page is closed. What was cancelled is recorded at `charge.recorded`.
+    "void.intent_recorded": "requires_action authorized",
+    "void.called": "requires_action authorized",
+    "refund.intent_recorded": "captured partially_refunded",
+    "refund.called": "captured partially_refunded",
+    # `captured`: the refund is pending, or has failed.
+    "refund.recorded": "captured partially_refunded refunded",
+    # Refunds of a disputed payment are refused, but a bank may dispute what was refunded.
+    "dispute.recorded": "captured",
+    # Its job is about an endpoint, not about an order.
+    "delivery.sent": "-",
+    # A request of any kind is on its way, questions after webhooks among them.
+    "call.sent": "processing requires_action authorized captured partially_refunded refunded cancelled",
+    # Any commit: also of what knows no order yet, or of the webhook that finds it in any status.
+    "commit.begun": "- pending processing requires_action authorized captured cancelled partially_refunded refunded",
+    "commit.done": "- processing requires_action authorized captured failed cancelled partially_refunded refunded",
+}
+"""Point -> the statuses in which an order's process is known to die there, in a run of the usual number of examples."""
+
+SEEN: Final = (
+    *(f"{command}: accepted" for command in MERCHANTS_COMMANDS), *(f"{command}: invalid_status" for command in REFUSALS),
+    "retry: attempts_exhausted", "capture: capture_exceeds_authorized", "capture: operation_in_progress",
+    "cancel: operation_in_progress", "refund: refund_exceeds_captured",
+    *(f"customer comes back: {result}" for result in ("approved", "declined", "failed")),
+    *(f"customer stays away: {result}" for result in ("approved", "declined")),
+    *(f"webhook about a {kind}" for kind in ("payment", "refund", "dispute")),
+    "paid late", "failed over", "given back", "order ended processing for review",
+    *(f"order ended {status}" for status in OrderStatus if status not in ("processing", "requires_action")),
+)  # fmt: skip
+"""What must have happened in a run of the usual number of examples, for it to have tried what it is for."""
+
+
 @pytest.mark.slow
 def test_whatever_happens_the_books_agree(machine: type[OrderMachine], request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--hypothesis-seed") is None:
@@ -463,8 +568,18 @@ def test_whatever_happens_the_books_agree(machine: type[OrderMachine], request: 
     )
     run_state_machine_as_test(machine, settings=chosen)
     sys.stdout.write(_table(machine.crashes))
-    for what, count in sorted(machine.seen.items()):
-        sys.stdout.write(f"{count:6} {what}\n")
+    sys.stdout.writelines(f"{count:6} {what}\n" for what, count in sorted(machine.seen.items()))
+    if chosen.max_examples >= EXAMPLES:
+        cells = [(point, status) for point, statuses in REACHED.items() for status in statuses.split()]
+        assert [cell for cell in cells if machine.crashes[cell] == 0] == []
+        assert [what for what in SEEN if machine.seen[what] == 0] == []
+
+
+def test_the_machine_knows_every_point_of_an_orders_way() -> None:
+    source = "".join(path.read_text("utf-8") for path in (Path(loop.__file__).parent / "workflows").glob("*.py"))
+    named = set(re.findall(r'reached\("([a-z_.]+)"\)', source))
+    assert named - {"keys.batch_rewrapped"} == set(LOOP_POINTS)
+    assert {*LOOP_POINTS, *WORLD_POINTS} == REACHED.keys()
 
 
 def _table(crashes: Counter[tuple[str, str]]) -> str:

@@ -48,9 +48,9 @@ def kept(path: Path) -> set[int]:
 async def test_the_file_is_written_ahead_and_synced_and_holds_foreign_keys(database: SqliteDatabase) -> None:
     settings = {
         name: database._writer.execute(f"PRAGMA {name}").fetchone()[0]
-        for name in ("journal_mode", "synchronous", "foreign_keys")
+        for name in ("journal_mode", "synchronous", "foreign_keys", "temp_store")
     }
-    assert settings == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+    assert settings == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "temp_store": 2}
 
 
 async def test_many_transactions_share_a_commit(database: SqliteDatabase, path: Path) -> None:
@@ -99,6 +99,15 @@ async def test_a_member_that_fails_takes_only_itself(database: SqliteDatabase, p
         type(None), type(None), ConstraintError, type(None), ConstraintError, type(None),
     ]  # fmt: skip
     assert kept(path) == {1, 2, 3, 4}
+
+
+async def test_a_member_s_writes_are_undone_together(database: SqliteDatabase, path: Path) -> None:
+    async def add_two(one: int, other: int) -> None:
+        await database.write_at_once([merchants.insertion(merchant(one)), merchants.insertion(merchant(other))])
+
+    outcomes = await asyncio.gather(add_two(1, 2), add_two(3, 1), add_two(4, 5), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [type(None), ConstraintError, type(None)]
+    assert kept(path) == {1, 2, 4, 5}
 
 
 async def test_a_full_disk_is_unavailable_and_passes(database: SqliteDatabase, path: Path) -> None:

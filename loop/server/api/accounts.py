@@ -9,9 +9,11 @@ from starlette.routing import Route
 
 from loop.server.auth import acting
 from loop.server.dashboard_shapes import merchant_json
-from loop.server.request import Body, body, context_of, json_response
+from loop.server.request import Body, body, context_of, header, json_response
 from loop.workflows import merchants
 from loop.workflows.merchants import NewMerchant, SignedIn
+
+USER_AGENT: Final = b"user-agent"
 
 # What is sent may be any text up to this; what may be stored is decided in loop.domain.accounts.
 _Text = Annotated[str, Field(max_length=1024)]
@@ -42,7 +44,7 @@ async def register(request: Request) -> Response:
     """Register a merchant and sign it in."""
     sent = await body(request, Registration)
     new = NewMerchant(sent.name, sent.email, sent.password)
-    signed_in = await merchants.register(acting(request, None), new)
+    signed_in = await merchants.register(acting(request, None), new, user_agent=header(request, USER_AGENT))
     return json_response(_session_json(signed_in), status=201)
 
 
@@ -50,14 +52,21 @@ async def login(request: Request) -> Response:
     """Sign a merchant in."""
     sent = await body(request, Login)
     address = request.client.host if request.client is not None else "unknown"
-    signed_in = await merchants.login(context_of(request), email=sent.email, password=sent.password, address=address)
+    signed_in = await merchants.login(
+        context_of(request),
+        email=sent.email,
+        password=sent.password,
+        address=address,
+        user_agent=header(request, USER_AGENT),
+    )
     return json_response(_session_json(signed_in))
 
 
 async def refresh(request: Request) -> Response:
-    """Take a refresh token and answer a new pair."""
+    """Take a refresh token and answer a new pair; the same one again if it is asked for twice within ten seconds."""
     sent = await body(request, RefreshToken)
-    return json_response(_session_json(await merchants.refresh(acting(request, None), sent.refresh_token)))
+    context, user_agent = acting(request, None), header(request, USER_AGENT)
+    return json_response(_session_json(await merchants.refresh(context, sent.refresh_token, user_agent=user_agent)))
 
 
 async def logout(request: Request) -> Response:

@@ -1,5 +1,6 @@
-"""API keys: make one, list them, and revoke one."""
+"""API keys: make one, list them, replace one, and revoke one."""
 
+from datetime import timedelta
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
@@ -7,20 +8,29 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from loop.server.auth import acting, authenticate, authenticate_person, key_cache
+from loop.domain.scopes import ALL
+from loop.server.auth import acting, authenticate, key_cache
 from loop.server.request import Body, Time, body, context_of, json_response, path_id, time_text
 from loop.storage.merchants import ApiKey
 from loop.workflows import merchants
-from loop.workflows.merchants import ALL_SCOPES, NewApiKey
+from loop.workflows.merchants import MAX_OVERLAP, NewApiKey
+
+HOUR: Final = timedelta(hours=1)
 
 
 class NewKey(Body):
-    """A key to be made. `mode` labels it; a live and a test key of one merchant reach the same orders."""
+    """A key to be made. Without a mode it is live once the merchant has an enabled live account, before that test."""
 
     name: Annotated[str, Field(min_length=1, max_length=255)]
     expires_at: Time | None = None
-    mode: Literal["live", "test"] = "live"
-    scopes: Annotated[list[str], Field(max_length=20, default_factory=lambda: list(ALL_SCOPES))]
+    mode: Literal["live", "test"] | None = None
+    scopes: Annotated[list[str], Field(max_length=20, default_factory=lambda: [ALL])]
+
+
+class Rotation(Body):
+    """How long the key that is replaced stays good, in hours; 0 ends it now."""
+
+    overlap_hours: Annotated[int, Field(ge=0, le=MAX_OVERLAP // HOUR)] = 24
 
 
 async def list_keys(request: Request) -> Response:
@@ -32,16 +42,28 @@ async def list_keys(request: Request) -> Response:
 
 async def create(request: Request) -> Response:
     """Make a key and answer it this once. A key may not make keys: whoever found one could never be locked out."""
-    caller = await authenticate_person(request)
+    caller = await authenticate(request)
     sent = await body(request, NewKey)
     new = NewApiKey(sent.name, sent.expires_at, sent.mode, tuple(sent.scopes))
     key, secret = await merchants.create_api_key(acting(request, caller), caller.merchant_id, new)
     return json_response({"apiKey": _key_json(key), "secret": secret}, status=201)
 
 
+async def rotate(request: Request) -> Response:
+    """Replace a key by one that may do the same, and answer that this once; the old one stays good for a while."""
+    caller = await authenticate(request)
+    context = acting(request, caller)
+    key_id = path_id(request, "key_id", noun="API key")
+    sent = await body(request, Rotation)
+    overlap = sent.overlap_hours * HOUR
+    old, key, secret = await merchants.rotate_api_key(context, caller.merchant_id, key_id, overlap=overlap)
+    key_cache(context).forget(old.id)
+    return json_response({"apiKey": _key_json(key), "secret": secret, "replaced": _key_json(old)}, status=201)
+
+
 async def revoke(request: Request) -> Response:
     """Revoke a key: at once in this process, and in others when they have forgotten it."""
-    caller = await authenticate_person(request)
+    caller = await authenticate(request)
     context = acting(request, caller)
     key_id = path_id(request, "key_id", noun="API key")
     await merchants.revoke_api_key(context, caller.merchant_id, key_id)
@@ -66,4 +88,5 @@ routes: Final = [
     Route("/api/api-keys", list_keys, methods=["GET"]),
     Route("/api/api-keys", create, methods=["POST"]),
     Route("/api/api-keys/{key_id}", revoke, methods=["DELETE"]),
+    Route("/api/api-keys/{key_id}/rotate", rotate, methods=["POST"]),
 ]

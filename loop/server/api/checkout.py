@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from loop.domain.money import Money
-from loop.server.auth import authenticate
+from loop.server.auth import acting, authenticate
 from loop.server.idempotency import create_once, keyed_request
 from loop.server.request import (
     Amount,
@@ -18,7 +18,6 @@ from loop.server.request import (
     Email,
     Text255,
     WebUrl,
-    context_of,
     json_response,
     parse,
     path_id,
@@ -66,8 +65,8 @@ async def create(request: Request) -> Response:
     content = await read_json(request)
     wanted = parse(CreateSession, content)
     new = _new_session(wanted)
-    keyed = keyed_request(request, caller.merchant_id, content=content)
-    found, writes = await checkout.creating_session(context_of(request), caller.merchant_id, new)
+    keyed = keyed_request(request, caller, content=content)
+    found, writes = await checkout.creating_session(acting(request, caller), caller.merchant_id, new)
     session = found.session
     answer = {"id": session.id, "url": session.url, "expiresAt": time_text(session.expires_at)}
     return await create_once(request, keyed, writes=writes, content=answer)
@@ -98,7 +97,7 @@ async def get(request: Request) -> Response:
     """Answer one session."""
     caller = await authenticate(request)
     session_id = path_id(request, "session_id", noun="checkout session")
-    context = context_of(request)
+    context = acting(request, caller)
     return json_response(_session_json(context, await checkout.get(context, caller.merchant_id, session_id)))
 
 
@@ -107,7 +106,7 @@ async def expire(request: Request) -> Response:
     caller = await authenticate(request)
     session_id = path_id(request, "session_id", noun="checkout session")
     parse(Body, await read_json(request))
-    context = context_of(request)
+    context = acting(request, caller)
     return json_response(_session_json(context, await checkout.expire(context, caller.merchant_id, session_id)))
 
 

@@ -1,5 +1,6 @@
 """Orders as the dashboard lists them: in numbered pages, with how many there are in all."""
 
+from dataclasses import replace
 from typing import Final
 
 from starlette.requests import Request
@@ -16,7 +17,8 @@ from loop.storage import orders
 async def list_page(request: Request) -> Response:
     """Answer a page of the merchant's orders, newest first."""
     caller = await authenticate(request)
-    page, order_filter = page_of(request), order_filter_of(query_of(request))
+    page = page_of(request)
+    order_filter = replace(order_filter_of(query_of(request)), is_test=caller.is_test)
     async with context_of(request).database.reading() as reader:
         rows, total = await orders.list_page(
             reader, caller.merchant_id, order_filter, offset=page.offset, limit=page.limit

@@ -17,7 +17,7 @@ async def list_disputes(request: Request) -> Response:
     caller = await authenticate(request)
     order_id = path_id(request, "order_id", noun="order")
     async with context_of(request).database.reading() as reader:
-        if await order_rows.get(reader, caller.merchant_id, order_id) is None:
+        if await order_rows.get(reader, caller.merchant_id, order_id, is_test=caller.is_test) is None:
             raise not_found("order")
         found = await dispute_rows.of_order(reader, caller.merchant_id, order_id)
     return json_response([_dispute_json(row) for row in found])

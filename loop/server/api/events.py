@@ -16,7 +16,11 @@ async def list_events(request: Request) -> Response:
     cursor = cursor_of(request)
     async with context_of(request).database.reading() as reader:
         found = await webhooks.events_after(
-            reader, caller.merchant_id, before_id=cursor.before_id, limit=cursor.limit + 1
+            reader,
+            caller.merchant_id,
+            before_id=cursor.before_id,
+            limit=cursor.limit + 1,
+            is_test=caller.is_test,
         )
     page = found[: cursor.limit]
     has_more = len(found) > len(page)
@@ -29,7 +33,7 @@ async def get(request: Request) -> Response:
     caller = await authenticate(request)
     event_id = path_id(request, "event_id", noun="event")
     async with context_of(request).database.reading() as reader:
-        event = await webhooks.event(reader, caller.merchant_id, event_id)
+        event = await webhooks.event(reader, caller.merchant_id, event_id, is_test=caller.is_test)
     if event is None:
         raise not_found("event")
     return _raw_json(event.body)

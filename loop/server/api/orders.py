@@ -1,5 +1,6 @@
 """Orders: create, list, read, pay, capture, cancel, and what happened to one."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Final, Literal
 
@@ -96,10 +97,10 @@ async def create(request: Request) -> Response:
     caller = await authenticate(request)
     content = await read_json(request)
     wanted = parse(CreateOrder, content)
-    context = context_of(request)
+    context = acting(request, caller)
     _require_future(context, wanted.expires_at)
     order, writes = orders.creating(context, caller.merchant_id, _new_order(wanted))
-    keyed = keyed_request(request, caller.merchant_id, content=content)
+    keyed = keyed_request(request, caller, content=content)
     return await create_once(request, keyed, writes=writes, content=order_json(order))
 
 
@@ -131,7 +132,7 @@ async def list_orders(request: Request) -> Response:
     """List a merchant's orders, newest first, from a cursor on."""
     caller = await authenticate(request)
     cursor = cursor_of(request)
-    order_filter = order_filter_of(query_of(request))
+    order_filter = replace(order_filter_of(query_of(request)), is_test=caller.is_test)
     async with context_of(request).database.reading() as reader:
         found = await order_rows.list_after(
             reader, caller.merchant_id, order_filter, before_id=cursor.before_id, limit=cursor.limit + 1
@@ -151,7 +152,7 @@ async def get(request: Request) -> Response:
     """Answer one order."""
     caller = await authenticate(request)
     order_id = path_id(request, "order_id", noun="order")
-    return json_response(order_json(await orders.get(context_of(request), caller.merchant_id, order_id)))
+    return json_response(order_json(await orders.get(acting(request, caller), caller.merchant_id, order_id)))
 
 
 async def pay(request: Request) -> Response:
@@ -171,7 +172,7 @@ async def pay(request: Request) -> Response:
         is_retry=wanted.retry,
         return_url=wanted.return_url,
     )
-    context = context_of(request)
+    context = acting(request, caller)
 
     async def run(claim: Claim | None) -> Response:
         if claim is not None and claim.began_at is not None:
@@ -181,7 +182,7 @@ async def pay(request: Request) -> Response:
         paid = await payments.pay(context, caller.merchant_id, order_id, request=pay_request, wait_s=wanted.wait)
         return json_response(payment_json(paid))
 
-    return await once(request, caller.merchant_id, content=content, operation=run)
+    return await once(request, caller, content=content, operation=run)
 
 
 async def capture(request: Request) -> Response:
@@ -200,7 +201,7 @@ async def capture(request: Request) -> Response:
             )
         return json_response(order_json(order))
 
-    return await once(request, caller.merchant_id, content=content, operation=run)
+    return await once(request, caller, content=content, operation=run)
 
 
 async def cancel(request: Request) -> Response:
@@ -218,7 +219,7 @@ async def cancel(request: Request) -> Response:
             order = await captures.cancel(context, caller.merchant_id, order_id, reason=wanted.reason, wait_s=WAIT_S)
         return json_response(order_json(order))
 
-    return await once(request, caller.merchant_id, content=content, operation=run)
+    return await once(request, caller, content=content, operation=run)
 
 
 async def _order_if(
@@ -236,7 +237,7 @@ async def list_transactions(request: Request) -> Response:
     caller = await authenticate(request)
     order_id = path_id(request, "order_id", noun="order")
     async with context_of(request).database.reading() as reader:
-        if await order_rows.get(reader, caller.merchant_id, order_id) is None:
+        if await order_rows.get(reader, caller.merchant_id, order_id, is_test=caller.is_test) is None:
             raise not_found("order")
         found = await transaction_rows.of_order(reader, caller.merchant_id, order_id)
     return json_response([_transaction_json(transaction) for transaction in found])
@@ -261,7 +262,7 @@ async def get_timeline(request: Request) -> Response:
     """List everything that happened to an order, in time order."""
     caller = await authenticate(request)
     order_id = path_id(request, "order_id", noun="order")
-    _, entries = await timeline.of_order(context_of(request), caller.merchant_id, order_id)
+    _, entries = await timeline.of_order(acting(request, caller), caller.merchant_id, order_id)
     return json_response(
         [{"at": time_text(e.at), "kind": e.kind, "title": e.title, "details": e.details} for e in entries]
     )

@@ -7,8 +7,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from loop.server.auth import acting, authenticate
-from loop.server.request import Body, body, context_of, json_response, path_id, time_text
+from loop.domain.errors import ErrorKind, LoopError, not_found
+from loop.server.auth import Caller, acting, authenticate
+from loop.server.request import (
+    Body,
+    body,
+    context_of,
+    json_response,
+    path_id,
+    query_of,
+    time_text,
+    validation_failed,
+)
 from loop.storage.processor_configs import ProcessorConfig
 from loop.workflows import processor_configs
 from loop.workflows.context import Context
@@ -41,20 +51,21 @@ class Changes(Body):
 
 
 async def list_all(request: Request) -> Response:
-    """Answer the merchant's accounts by priority."""
+    """Answer the merchant's accounts by priority; a test key sees none that is live."""
     caller = await authenticate(request)
     context = context_of(request)
     found = await processor_configs.list_all(context, caller.merchant_id)
-    return json_response([_config_json(context, config) for config in found])
+    return json_response([_config_json(context, config) for config in found if _may_touch(caller, config.is_test_mode)])
 
 
 async def put(request: Request) -> Response:
-    """Create the account at a processor, or replace it with its credentials."""
+    """Create the account at a processor of a mode, or replace it with its credentials."""
     caller = await authenticate(request)
     context = acting(request, caller)
     name: str = request.path_params["name"]
     context.processors.credentials_schema(name)  # an unknown name is refused before its body is judged
     sent = await body(request, NewConfig)
+    _require_mode(caller, sent.test_mode)
     change = ConfigChange(sent.enabled, sent.priority, sent.test_mode)
     config = await processor_configs.put(context, caller.merchant_id, name, credentials=sent.credentials, change=change)
     return json_response(_config_json(context, config))
@@ -66,8 +77,10 @@ async def change(request: Request) -> Response:
     context = acting(request, caller)
     name = path_id(request, "name", noun="processor")
     sent = await body(request, Changes)
+    is_test = _mode_of(request, caller)
+    _require_mode(caller, sent.test_mode)
     changes = ConfigChange(sent.enabled, sent.priority, sent.test_mode)
-    config = await processor_configs.update(context, caller.merchant_id, name, change=changes)
+    config = await processor_configs.update(context, caller.merchant_id, name, change=changes, is_test=is_test)
     return json_response(_config_json(context, config))
 
 
@@ -75,8 +88,35 @@ async def remove(request: Request) -> Response:
     """Remove an account: it takes no new payment, and goes on with those that it has taken."""
     caller = await authenticate(request)
     name = path_id(request, "name", noun="processor")
-    await processor_configs.remove(acting(request, caller), caller.merchant_id, name)
+    is_test = _mode_of(request, caller)
+    await processor_configs.remove(acting(request, caller), caller.merchant_id, name, is_test=is_test)
     return Response(status_code=204)
+
+
+def _may_touch(caller: Caller, is_test_mode: bool | None) -> bool:
+    """Tell whether a caller may have to do with accounts of a mode: what a test key does never reaches live money."""
+    return caller.is_person or not caller.is_test or is_test_mode is not False
+
+
+def _require_mode(caller: Caller, is_test_mode: bool | None) -> None:
+    if not _may_touch(caller, is_test_mode):
+        raise LoopError(
+            ErrorKind.FORBIDDEN,
+            "live_mode_required",
+            "A test key may not set a live account; use a live key or sign in.",
+        )
+
+
+def _mode_of(request: Request, caller: Caller) -> bool | None:
+    """Return the mode whose account is meant: `testMode` of the query, else the one that the caller has chosen."""
+    named = query_of(request).get("testMode")
+    if named not in (None, "true", "false"):
+        raise validation_failed(("testMode", "must be true or false"))
+    if named is None:
+        return caller.is_test if caller.has_chosen_mode else None
+    if not _may_touch(caller, named == "true"):
+        raise not_found("processor")
+    return named == "true"
 
 
 def _config_json(context: Context, config: ProcessorConfig) -> dict[str, object]:

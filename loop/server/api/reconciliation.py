@@ -21,7 +21,9 @@ async def list_page(request: Request) -> Response:
     caller = await authenticate(request)
     page = page_of(request)
     async with context_of(request).database.reading() as reader:
-        found, total = await rows.list_page(reader, caller.merchant_id, offset=page.offset, limit=page.limit)
+        found, total = await rows.list_page(
+            reader, caller.merchant_id, offset=page.offset, limit=page.limit, is_test=caller.is_test
+        )
     return json_response({"data": [run_json(run) for run in found], "pagination": pagination_json(page, total)})
 
 
@@ -30,7 +32,7 @@ async def show(request: Request) -> Response:
     caller = await authenticate(request)
     run_id = path_id(request, "run_id", noun="reconciliation")
     async with context_of(request).database.reading() as reader:
-        run = await rows.get(reader, caller.merchant_id, run_id)
+        run = await rows.get(reader, caller.merchant_id, run_id, is_test=caller.is_test)
         if run is None:
             raise not_found("reconciliation")
         findings = await rows.findings_of(reader, run_id)

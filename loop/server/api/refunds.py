@@ -55,7 +55,7 @@ async def create(request: Request) -> Response:
         return json_response(_answer(made), 201)
 
     subject_id = context.new_id(PREFIX_REFUND)
-    return await once(request, caller.merchant_id, content=content, operation=run, subject_id=subject_id)
+    return await once(request, caller, content=content, operation=run, subject_id=subject_id)
 
 
 async def _made(context: Context, merchant_id: str, refund_id: str | None) -> Refund | None:
@@ -81,7 +81,7 @@ async def list_refunds(request: Request) -> Response:
     caller = await authenticate(request)
     order_id = path_id(request, "order_id", noun="order")
     async with context_of(request).database.reading() as reader:
-        if await order_rows.get(reader, caller.merchant_id, order_id) is None:
+        if await order_rows.get(reader, caller.merchant_id, order_id, is_test=caller.is_test) is None:
             raise not_found("order")
         found = await refund_rows.of_order(reader, caller.merchant_id, order_id)
     return json_response(

@@ -101,7 +101,7 @@ async def create(request: Request) -> Response:
         saved = await routing.save_rule(context, caller.merchant_id, rule, is_new=True)
         return json_response(_saved_json(saved), 201)
 
-    return await once(request, caller.merchant_id, content=content, operation=run, subject_id=new_id)
+    return await once(request, caller, content=content, operation=run, subject_id=new_id)
 
 
 async def get(request: Request) -> Response:
@@ -143,6 +143,7 @@ async def try_out(request: Request) -> Response:
         country=method.country or sent.country,
         metadata=sent.metadata or {},
         tokens_for=tied_to(method.token, method.tokens or {}),
+        is_test=caller.is_test,
     )
     decision = await routing.try_out(context, caller.merchant_id, payment, forced_processor=sent.processor)
     return json_response({"orderId": payment.order_id, **decision_json(decision)})

@@ -20,7 +20,13 @@ async def show(request: Request) -> Response:
     currency = require_currency(query["currency"]) if "currency" in query else None
     period = parse_period(query.get("from"), query.get("to"), now=context.now())
     async with context.database.reading() as reader:
-        groups = await stats.groups(reader, caller.merchant_id, created_from=period.start, created_to=period.end)
+        groups = await stats.groups(
+            reader,
+            caller.merchant_id,
+            is_test=caller.is_test,
+            created_from=period.start,
+            created_to=period.end,
+        )
     found = summarize(groups, period, currency=currency)
     return json_response(
         {

@@ -152,7 +152,7 @@ async def try_out(request: Request) -> Response:
         event_id = await deliveries.send_trial(context_of(request), caller.merchant_id, endpoint_id)
         return json_response({"id": event_id}, 202)
 
-    return await once(request, caller.merchant_id, content=content, operation=run)
+    return await once(request, caller, content=content, operation=run)
 
 
 async def replay(request: Request) -> Response:
@@ -166,7 +166,7 @@ async def replay(request: Request) -> Response:
         done = await deliveries.replay(context_of(request), caller.merchant_id, endpoint_id, since=sent.since)
         return json_response({"replayed": done.count, "hasMore": done.has_more})
 
-    return await once(request, caller.merchant_id, content=content, operation=run)
+    return await once(request, caller, content=content, operation=run)
 
 
 def _id_of(request: Request) -> str:

@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 from loop.domain.deliveries import DeliveryAttempt, DeliveryStatus
 from loop.domain.errors import not_found
-from loop.server.auth import authenticate
+from loop.server.auth import acting, authenticate
 from loop.server.dashboard_shapes import pagination_json
 from loop.server.idempotency import once
 from loop.server.request import (
@@ -43,7 +43,7 @@ async def list_page(request: Request) -> Response:
     page, status = page_of(request), _status_of(request)
     async with context_of(request).database.reading() as reader:
         rows, total = await delivery_rows.list_page(
-            reader, caller.merchant_id, status, offset=page.offset, limit=page.limit
+            reader, caller.merchant_id, status, offset=page.offset, limit=page.limit, is_test=caller.is_test
         )
     return json_response({"data": [_webhook_json(row) for row in rows], "pagination": pagination_json(page, total)})
 
@@ -62,7 +62,7 @@ async def list_attempts(request: Request) -> Response:
     caller = await authenticate(request)
     event_id = path_id(request, "event_id", noun="event")
     async with context_of(request).database.reading() as reader:
-        if await webhook_rows.event(reader, caller.merchant_id, event_id) is None:
+        if await webhook_rows.event(reader, caller.merchant_id, event_id, is_test=caller.is_test) is None:
             raise not_found("event")
         attempts = await delivery_rows.attempts_of(reader, caller.merchant_id, event_id)
     return json_response([_attempt_json(attempt) for attempt in attempts])
@@ -74,13 +74,13 @@ async def retry(request: Request) -> Response:
     event_id = path_id(request, "event_id", noun="event")
     content = await read_json(request)
     destination = parse(Destination, content)
-    context = context_of(request)
+    context = acting(request, caller)
 
     async def run(_: Claim | None) -> Response:
-        await deliveries.retry(context, caller.merchant_id, event_id, destination.endpoint_id)
+        await deliveries.retry(context, caller.merchant_id, event_id, endpoint_id=destination.endpoint_id)
         return json_response({"success": True})
 
-    return await once(request, caller.merchant_id, content=content, operation=run)
+    return await once(request, caller, content=content, operation=run)
 
 
 def _webhook_json(row: EventWithDelivery) -> dict[str, object]:

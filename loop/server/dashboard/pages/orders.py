@@ -1,0 +1,139 @@
+"""Orders: found by what is known of them, filtered, page by page, and as a CSV file."""
+
+import csv
+import io
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from loop.domain.orders import Order, OrderStatus
+from loop.server.dashboard.amounts import digits, typed_amounts
+from loop.server.dashboard.frames import Page, page_routes
+from loop.server.dashboard.listing import PAGE_ROWS, page_after
+from loop.server.dashboard.viewers import Viewer, sent_to_sign_in, viewer_of
+from loop.server.request import context_of, cursor_of, query_of, time_text, validation_failed
+from loop.server.shapes import MAX_FILTER_CHARACTERS, order_filter_of, order_json
+from loop.storage import orders
+from loop.storage.orders import OrderFilter
+from loop.workflows.context import Context
+
+CSV_ROWS_AT_ONCE: Final = 500
+CSV_ROWS_MAX: Final = 1_000_000
+"""How many orders one file holds at most; a narrower filter gets at the others."""
+
+FILTERS: Final = (
+    "q",
+    "status",
+    "processor",
+    "currency",
+    "createdFrom",
+    "createdTo",
+    "amountMin",
+    "amountMax",
+    "review",
+)
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell begins that a spreadsheet would run."""
+
+_COLUMNS: Final = (
+    "id", "externalId", "createdAt", "status", "currency", "amount", "authorized", "captured", "refunded", "disputed",
+    "processor", "processorOrderId", "customerId", "customerEmail", "description", "lastErrorCode",
+)  # fmt: skip
+
+
+async def _filter(context: Context, viewer: Viewer, query: Mapping[str, str]) -> OrderFilter:
+    """Return which orders a query asks for. `q` is any id, an e-mail address or an amount."""
+    found = replace(order_filter_of(query), needs_review=True if query.get("review") else None, is_test=viewer.is_test)
+    wanted = query.get("q", "").strip()
+    if len(wanted) > MAX_FILTER_CHARACTERS:
+        raise validation_failed(("q", f"must have at most {MAX_FILTER_CHARACTERS} characters"))
+    if not wanted:
+        return found
+    if "@" in wanted:
+        return replace(found, customer_email=wanted)
+    amounts, named = typed_amounts(wanted), OrderFilter(any_id=wanted, is_test=viewer.is_test)
+    async with context.database.reading() as reader:  # a shop's own ids may well be numbers
+        is_id = amounts is None or await orders.list_after(reader, viewer.merchant_id, named, before_id=None, limit=1)
+    return replace(found, any_id=wanted) if is_id else replace(found, amounts=amounts)
+
+
+async def show(request: Request, viewer: Viewer) -> Page:
+    """Show a page of orders, newest first."""
+    context, query, cursor = context_of(request), query_of(request), cursor_of(request)
+    wanted = await _filter(context, viewer, query)
+    async with context.database.reading() as reader:
+        found = await orders.list_after(
+            reader, viewer.merchant_id, wanted, before_id=cursor.before_id, limit=PAGE_ROWS + 1
+        )
+    given: dict[str, str] = {name: query[name] for name in FILTERS if name in query}
+    page = page_after(found, given, before_id=cursor.before_id)
+    values = {
+        "page": page,
+        "statuses": [each.value for each in OrderStatus],
+        "processors": context.processors.names(),
+    }
+    return Page("orders.html", "orders", values, page.json(order_json))
+
+
+async def export(request: Request) -> Response:
+    """Send the orders that a filter finds as a CSV file, while they are being read."""
+    viewer = await viewer_of(request)
+    if viewer is None:
+        return sent_to_sign_in(request)
+    wanted = await _filter(context_of(request), viewer, query_of(request))
+    headers = {"Content-Disposition": 'attachment; filename="orders.csv"'}
+    lines = _lines(context_of(request), viewer.merchant_id, wanted)
+    return StreamingResponse(lines, headers=headers, media_type="text/csv")
+
+
+async def _lines(context: Context, merchant_id: str, wanted: OrderFilter) -> AsyncIterator[str]:
+    yield _csv([_COLUMNS])
+    before_id: str | None = None
+    for _ in range(CSV_ROWS_MAX // CSV_ROWS_AT_ONCE):
+        async with context.database.reading() as reader:
+            found = await orders.list_after(reader, merchant_id, wanted, before_id=before_id, limit=CSV_ROWS_AT_ONCE)
+        yield _csv([_cells(each) for each in found])
+        if len(found) < CSV_ROWS_AT_ONCE:
+            return
+        before_id = found[-1].id
+
+
+def _csv(rows: list[tuple[str, ...]]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
+
+
+def _cells(order: Order) -> tuple[str, ...]:
+    amounts = (
+        order.amount_minor, order.amount_authorized_minor, order.amount_captured_minor, order.amount_refunded_minor,
+        order.amount_disputed_minor,
+    )  # fmt: skip
+    texts = (
+        order.processor, order.processor_order_id, order.customer_id, order.customer_email, order.description,
+        order.last_error_code,
+    )  # fmt: skip
+    return (
+        order.id,
+        _inert(order.external_id),
+        time_text(order.created_at) or "",
+        order.status,
+        order.currency,
+        *(digits(each, order.currency, is_grouped=False) for each in amounts),
+        *(_inert(each or "") for each in texts),
+    )
+
+
+def _inert(text: str) -> str:
+    """Return text that a spreadsheet takes for text."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+routes: Final = [
+    Route("/dashboard/orders.csv", export, methods=["GET"]),
+    *page_routes("/dashboard/orders", show),
+]

@@ -1,0 +1,35 @@
+// Shows times in the viewer's own zone, and keeps a form from being sent twice by a double click.
+"use strict";
+
+(() => {
+  const forms = {
+    full: { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short" },
+    brief: { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" },
+    step: { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit" },
+    day: { day: "numeric", month: "short", year: "numeric" },
+  };
+
+  function localise(root) {
+    for (const element of root.querySelectorAll("time[data-shown]")) {
+      const form = forms[element.dataset.shown];
+      const moment = new Date(element.dateTime);
+      if (form === undefined || Number.isNaN(moment.getTime())) continue;
+      element.title = element.dateTime.replace("T", " ").replace(/\.\d+Z$/, " UTC");
+      element.textContent = moment.toLocaleString("en-GB", { ...form, hourCycle: "h23" });
+      delete element.dataset.shown;
+    }
+  }
+
+  localise(document);
+  document.addEventListener("htmx:after:swap", () => localise(document));
+
+  document.addEventListener("submit", (event) => {
+    if (event.target.method !== "post") return;
+    if (event.target.dataset.sent) event.preventDefault();
+    event.target.dataset.sent = "yes";
+  });
+  // A page that the browser kept is shown again by its back button.
+  addEventListener("pageshow", () => {
+    for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+  });
+})();

@@ -1,0 +1,23 @@
+"""Browser sessions: who is signed in on the dashboard, known by the refresh token that their cookie holds.
+
+A browser's token is never refreshed, so that two tabs cannot take it from each other; it is good until it ends with
+its session, or is used up elsewhere.
+"""
+
+import hashlib
+
+from loop.storage import merchants, sessions
+from loop.storage.merchants import Merchant
+from loop.workflows.context import Context
+
+MAX_TOKEN_CHARACTERS = 128
+
+
+async def holder(context: Context, refresh_token: str) -> Merchant | None:
+    """Return the merchant who is signed in with a token, None when nobody is (any more)."""
+    if len(refresh_token) > MAX_TOKEN_CHARACTERS:
+        return None
+    token_hash = hashlib.sha256(refresh_token.encode()).hexdigest()
+    async with context.database.reading() as reader:
+        merchant_id = await sessions.holder(reader, token_hash, context.now())
+        return None if merchant_id is None else await merchants.get(reader, merchant_id)
