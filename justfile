@@ -11,7 +11,7 @@ default:
 setup:
     python3.11 -m venv .venv
     {{ bin }}/pip install --quiet 'pip>=25.1'
-    {{ bin }}/pip install --quiet -e '.[test]' --group lint --group release
+    {{ bin }}/pip install --quiet -e '.[test,browser]' --group lint --group release
     {{ bin }}/pre-commit install
 
 # Lint and check the format
@@ -38,6 +38,10 @@ bench *arguments:
 # Watch orders go through: paid, declined, refunded, told to the merchant
 demo:
     {{ bin }}/loop demo
+
+# Take pictures of every page of the dashboard into screenshots/, in both themes and two widths; arguments as in --help
+screenshots *arguments:
+    {{ bin }}/python -m tests.browser.screenshots {{ arguments }}
 
 # Write the files that are made from code
 docs-generated:

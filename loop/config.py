@@ -37,6 +37,8 @@ JOB_LEASE_S: Final = 30
 """How long a claimed job is its worker's own, in seconds; every call that a job makes must end sooner."""
 
 RECIPE: Final = "make one with: openssl rand -hex 32"
+_RATE: Final = whole(0, 1_000_000)
+_AVERAGED: Final = " An average over ten seconds; 0 is no limit."
 _CALL_S: Final = whole(1, JOB_LEASE_S - 1, why=f", below the {JOB_LEASE_S} s that a job is leased for")
 
 
@@ -152,6 +154,33 @@ class Settings:
     ]
     cors_origins: Annotated[
         tuple[str, ...], Setting(ORIGINS, "Web pages whose scripts may call the API.", (), is_shared=True)
+    ]
+    trusted_proxies: Annotated[
+        tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...],
+        Setting(
+            NETWORKS,
+            "Proxies before Loop, whose X-Forwarded-For and X-Forwarded-Proto count; everybody else's are not read.",
+            (),
+        ),
+    ]
+    limit_read_per_s: Annotated[
+        int,
+        Setting(_RATE, f"Requests a second of one API key, or of one merchant's people, that read.{_AVERAGED}", 1_000),
+    ]
+    limit_write_per_s: Annotated[int, Setting(_RATE, f"The same for requests that write.{_AVERAGED}", 1_000)]
+    limit_pay_per_s: Annotated[
+        int,
+        Setting(_RATE, f"The same for what moves money: pay, capture, cancel, refund, check out.{_AVERAGED}", 500),
+    ]
+    limit_sign_in_per_s: Annotated[
+        int, Setting(_RATE, f"Requests a second from one network address to register or sign in.{_AVERAGED}", 10)
+    ]
+    limit_webhook_per_s: Annotated[
+        int, Setting(_RATE, f"Webhooks a second from one network address.{_AVERAGED}", 1_000)
+    ]
+    limit_open_per_s: Annotated[
+        int,
+        Setting(_RATE, f"Pages, and looks for unknown API keys, a second from one network address.{_AVERAGED}", 200),
     ]
     is_registration_open: Annotated[
         bool, Setting(BOOL, "Whether anybody may register as a merchant.", True, env="LOOP_OPEN_REGISTRATION")

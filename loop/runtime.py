@@ -6,11 +6,12 @@ import gc
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import cast
 
@@ -238,6 +239,8 @@ async def _listening(settings: Settings, app: ASGIApp) -> AsyncIterator[str]:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=bool(settings.trusted_proxies),
+            forwarded_allow_ips=_trusted(settings.trusted_proxies),
             timeout_graceful_shutdown=20,
             backlog=BACKLOG,
         )
@@ -257,6 +260,12 @@ async def _listening(settings: Settings, app: ASGIApp) -> AsyncIterator[str]:
         with suppress(asyncio.CancelledError):
             await serving
         listener.close()
+
+
+def _trusted(proxies: Sequence[IPv4Network | IPv6Network]) -> list[str]:
+    """Return networks as uvicorn takes them: an IPv6 socket shows callers by IPv4 under ::ffff:0:0/96."""
+    mapped = [f"::ffff:{each.network_address}/{96 + each.prefixlen}" for each in proxies if each.version == 4]
+    return [*map(str, proxies), *mapped]
 
 
 def _bind(settings: Settings) -> socket.socket:

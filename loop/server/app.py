@@ -30,6 +30,7 @@ from loop.server.api import (
 )
 from loop.server.dashboard.routes import routes as dashboard_routes
 from loop.server.middleware import Edge
+from loop.server.rate_limits import Limiter, LocalLimiter, RouteClass, charge_address, class_by_address, rates_of
 from loop.workflows.context import Context
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -38,16 +39,23 @@ Handler = Callable[[Request], Awaitable[Response]]
 class _Endpoint:
     """A handler as ASGI, without Starlette's layers for exceptions: all of them are answered at the edge."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, counted_as: RouteClass | None) -> None:
         self._handler = handler
+        self._counted_as = counted_as
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self._handler(Request(scope, receive, send))
+        request = Request(scope, receive, send)
+        if self._counted_as is not None:
+            await charge_address(request, self._counted_as)
+        response = await self._handler(request)
         await response(scope, receive, send)
 
 
-def create_app(context: Context) -> ASGIApp:
-    """Return the ASGI application; routes are tried in order, so the busiest come first."""
+def create_app(context: Context, limiter: Limiter | None = None) -> ASGIApp:
+    """Return the ASGI application; routes are tried in order, so the busiest come first.
+
+    Without a limiter, requests are counted in this process.
+    """
     router = Router(
         routes=[
             *orders.routes,
@@ -79,5 +87,5 @@ def create_app(context: Context) -> ASGIApp:
     )
     for route in router.routes:
         if isinstance(route, Route):
-            route.app = _Endpoint(route.endpoint)
-    return Edge(router, context)
+            route.app = _Endpoint(route.endpoint, class_by_address(route.path, route.methods or ()))
+    return Edge(router, context, limiter or LocalLimiter(rates_of(context.settings)))

@@ -13,8 +13,9 @@ from starlette.requests import Request
 from loop.domain.api_keys import MODES, hash_of, is_well_formed
 from loop.domain.audit import Actor, ActorKind
 from loop.domain.errors import ErrorKind, LoopError, invalid, unauthenticated
-from loop.domain.scopes import is_granted
-from loop.server.request import context_of, header
+from loop.domain.scopes import Scope, is_granted
+from loop.server.rate_limits import charge_address, charge_caller
+from loop.server.request import client_address, context_of, header
 from loop.server.scopes import asked_of
 from loop.storage import merchants, sessions
 from loop.storage.database import Database
@@ -101,7 +102,8 @@ async def authenticate(request: Request) -> Caller:
     """Return who calls, by API key or by access token.
 
     A person may do everything, a key what its scopes grant: see `loop.server.scopes`. Raises `missing_credentials`,
-    `invalid_api_key`, `expired_api_key`, `insufficient_scope`, `person_required`, `invalid_token`, `invalid_mode`.
+    `invalid_api_key`, `expired_api_key`, `insufficient_scope`, `person_required`, `invalid_token`, `invalid_mode`,
+    `rate_limited`.
     """
     key = header(request, b"x-api-key")
     if key is None:
@@ -119,6 +121,7 @@ async def authenticate(request: Request) -> Caller:
 async def _person(request: Request, token: str) -> Caller:
     context = context_of(request)
     claims = verify(context, token)
+    await charge_caller(request, claims.merchant_id, asked_of(request))
     mode = header(request, MODE_HEADER)
     if mode not in (None, *MODES):
         raise invalid("invalid_mode", "X-Loop-Mode must be test or live.")
@@ -138,6 +141,7 @@ async def _holder(request: Request, key: str) -> Caller:
     if found is None:
         if not is_well_formed(key):
             raise _unknown_key()
+        await charge_address(request)
         async with context.database.reading() as reader:
             found = await merchants.key_by_hash(reader, secret_hash)
         if found is None or found.revoked_at is not None:
@@ -147,12 +151,13 @@ async def _holder(request: Request, key: str) -> Caller:
     if found.expires_at is not None and found.expires_at <= now:
         raise unauthenticated("expired_api_key", "The API key has expired; use another one.")
     cache.note_use(found.id, now)
-    _require_scope(request, found)
+    needed = asked_of(request)
+    await charge_caller(request, found.id, needed)
+    _require_scope(found, needed)
     return Caller(found.merchant_id, found.mode == "test", key_id=found.id)
 
 
-def _require_scope(request: Request, key: ApiKey) -> None:
-    needed = asked_of(request)
+def _require_scope(key: ApiKey, needed: Scope | None) -> None:
     if needed is None:
         raise LoopError(
             ErrorKind.FORBIDDEN, "person_required", "An API key may not do this; sign in and send the access token."
@@ -174,9 +179,8 @@ def acting(request: Request, caller: Caller | None) -> Context:
         kind, actor_id = ActorKind.USER, caller.merchant_id
     else:
         kind, actor_id = ActorKind.API_KEY, caller.key_id
-    address = None if request.client is None else request.client.host
     is_test = None if caller is None else caller.is_test
-    return replace(context_of(request), actor=Actor(kind, actor_id, address), is_test=is_test)
+    return replace(context_of(request), actor=Actor(kind, actor_id, client_address(request)), is_test=is_test)
 
 
 def _unknown_key() -> LoopError:

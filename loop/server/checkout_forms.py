@@ -61,9 +61,7 @@ def form_of(attempt: Attempt, *, return_url: str, merchant: str, back_url: str |
     return None
 
 
-def _razorpay_form(
-    given: Mapping[str, object], *, return_url: str, merchant: str, back_url: str | None
-) -> PaymentForm:
+def _razorpay_form(given: Mapping[str, object], *, return_url: str, merchant: str, back_url: str | None) -> PaymentForm:
     """Return the form that opens Checkout over the page, and without script leads to Razorpay's own page."""
     checkout_url = str(given.get("checkoutUrl", ""))
     prefill = given.get("prefill")

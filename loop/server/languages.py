@@ -47,16 +47,17 @@ class Language:
         return self.locale.text_direction
 
     def say(self, text: str, **values: object) -> Markup:
-        """Return a text in this language, or as it is where nobody has translated it; the values are escaped."""
-        return Markup(self.texts.get(text) or text) % values if values else Markup(escape(self.texts.get(text) or text))
+        """Return a text in this language, or as it is where nobody has translated it; all of it is escaped."""
+        said = escape(self.texts.get(text) or text)
+        return said % values if values else said
 
     def money(self, amount: Money) -> str:
         """Return an amount as people who read this language write it, with the decimals that its currency has."""
         decimals = CURRENCY_EXPONENTS.get(amount.currency, 2)
         value = Decimal(amount.amount_minor).scaleb(-decimals)
-        return _currency_pattern(self.locale, amount.currency, decimals).apply(
-            value, self.locale, currency=amount.currency, currency_digits=False
-        )
+        pattern = _currency_pattern(self.locale, amount.currency, decimals)
+        written: str = pattern.apply(value, self.locale, currency=amount.currency, currency_digits=False)
+        return written
 
     def number(self, value: int) -> str:
         """Return a whole number."""

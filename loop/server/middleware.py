@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from loop.domain.errors import LoopError, invalid
 from loop.server.errors import error_response, internal_error_response, refusal_response
+from loop.server.rate_limits import Limiter, headers_of
 from loop.telemetry import bind, get_logger
 from loop.workflows.context import Context
 
@@ -23,15 +24,15 @@ CORRELATION_BYTES: Final = 12
 
 _SANE_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _ALLOWED_METHODS: Final = b"GET, POST, PUT, PATCH, DELETE"
-_ALLOWED_HEADERS: Final = b"Authorization, Content-Type, Idempotency-Key, X-API-Key, X-Correlation-ID, X-Request-ID"
-_EXPOSED_HEADERS: Final = b"Idempotent-Replayed, Location, Retry-After, X-Correlation-ID"
+_ALLOWED_HEADERS: Final = (
+    b"Authorization, Content-Type, Idempotency-Key, X-API-Key, X-Correlation-ID, X-Loop-Mode, X-Request-ID"
+)
+_EXPOSED_HEADERS: Final = b"Idempotent-Replayed, Location, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After, X-Correlation-ID"
 _HSTS: Final = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 
 _Header = tuple[bytes, bytes]
 
-ALWAYS: Final[tuple[_Header, ...]] = (
-    (b"x-content-type-options", b"nosniff"),
-)
+ALWAYS: Final[tuple[_Header, ...]] = ((b"x-content-type-options", b"nosniff"),)
 UNLESS_SET: Final[tuple[_Header, ...]] = (
     (b"cache-control", b"no-store"),
     (b"referrer-policy", b"no-referrer"),
@@ -43,21 +44,22 @@ UNLESS_SET: Final[tuple[_Header, ...]] = (
 class Edge:
     """Gives each request a correlation id, and each answer its headers, its log line, and a body if it failed."""
 
-    def __init__(self, app: ASGIApp, context: Context) -> None:
+    def __init__(self, app: ASGIApp, context: Context, limiter: Limiter) -> None:
         self._app = app
         self.context = context
+        self.limiter = limiter
         self._random_bytes = context.random_bytes
         origins = context.settings.cors_origins
         self._is_any_origin = "*" in origins
         self._origins = frozenset(origin.encode() for origin in origins)
-        self._always = [*ALWAYS, *([_HSTS] if context.settings.checkout_base_url.startswith("https://") else [])]
+        self._is_always_https = context.settings.checkout_base_url.startswith("https://")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope["app"] = self  # so that the router raises what it refuses, and `context_of` finds the context
+        scope["app"] = self  # so that the router raises what it refuses, and handlers find the context and the limiter
         started = time.perf_counter()
         correlation, origin, is_preflight = self._read(scope)
         status = 0
@@ -66,7 +68,7 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self._complete(message["headers"], correlation, origin)
+                self._complete(scope, message["headers"], correlation, origin)
             await send(message)
 
         with bind(correlation_id=correlation.decode()):
@@ -114,17 +116,22 @@ class Edge:
             correlation = request_id
         if correlation is None or not _SANE_ID.fullmatch(correlation):
             correlation = self._random_bytes(CORRELATION_BYTES).hex().encode()
-        return correlation, origin if self._may_call(origin) else None, is_preflight
+        return correlation, self._allowed(origin), is_preflight
 
-    def _may_call(self, origin: bytes | None) -> bool:
-        return origin is not None and (self._is_any_origin or origin in self._origins)
+    def _allowed(self, origin: bytes | None) -> bytes | None:
+        if origin is not None and self._is_any_origin:
+            return b"*"
+        return origin if origin in self._origins else None
 
-    def _complete(self, headers: list[_Header], correlation: bytes, origin: bytes | None) -> None:
+    def _complete(self, scope: Scope, headers: list[_Header], correlation: bytes, origin: bytes | None) -> None:
         names = {name for name, _ in headers}
         headers.extend(header for header in UNLESS_SET if header[0] not in names)
-        headers.extend(self._always)
+        headers.extend(ALWAYS)
+        if self._is_always_https or scope.get("scheme") == "https":
+            headers.append(_HSTS)
+        headers.extend(headers_of(scope))
         headers.append((b"x-correlation-id", correlation))
-        if self._origins:
+        if self._origins and not self._is_any_origin:
             headers.append((b"vary", b"Origin"))
         if origin is not None:
             headers.append((b"access-control-allow-origin", origin))

@@ -351,6 +351,12 @@ async def body(request: Request, model: type[M]) -> M:
     return parse(model, await read_json(request))
 
 
+def client_address(request: Request) -> str:
+    """Return the network address of who calls; behind a trusted proxy the one that the proxy names."""
+    # An IPv6 socket shows callers by IPv4 with this prefix.
+    return "unknown" if request.client is None else request.client.host.removeprefix("::ffff:")
+
+
 def context_of(request: Request) -> Context:
     """Return the context that the application was made with."""
     context: Context = request.scope["app"].context

@@ -6,7 +6,20 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, and_, bindparam, exists, func, insert, select, text, union, update
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    and_,
+    bindparam,
+    exists,
+    func,
+    insert,
+    literal_column,
+    select,
+    text,
+    union,
+    update,
+)
 
 from loop.domain.attempts import Attempt
 from loop.domain.orders import Order
@@ -209,7 +222,7 @@ _CONDITIONS: dict[str, ColumnElement[bool]] = {
     "amount_min": _orders.c.amount_minor >= bindparam("amount_min"),
     "amount_max": _orders.c.amount_minor <= bindparam("amount_max"),
     "customer_email": _orders.c.customer_email == bindparam("customer_email"),
-    "needs_review": text("orders.needs_review"),  # literal, as in the partial index
+    "needs_review": literal_column("orders.needs_review", Boolean),  # literal, as in the partial index
     "any_id": _orders.c.id.in_(_KNOWN_AS),
     "amounts": _orders.c.amount_minor.in_([bindparam(f"amount_{place}") for place in range(3)]),
 }

@@ -12,7 +12,6 @@ from aiohttp import web
 
 from loop.testing import stub_stripe_intents as intents
 from loop.testing.stub_control import Handler
-from loop.testing.stub_ledger import JsonObject
 from loop.testing.stub_razorpay_customer import RazorpayCustomer
 from loop.testing.stub_stripe_customer import StripeCustomer
 
@@ -59,14 +58,16 @@ class BrowserFace:
         form = {name: str(value) for name, value in (await request.post()).items()}
         if not form.pop("key", "").startswith("pk_"):
             return _refused(401, "Invalid API Key provided")
-        sent: JsonObject = {name: form[name] for name in intents.CONFIRM if name in form}
-        status, body = await self._stripe.confirm_in_browser(request, form.get("client_secret", ""), sent)
+        sent = {name: form[name] for name in intents.CONFIRM if name in form}
+        status, body = await self._stripe.confirm_in_browser(request, sent, client_secret=form.get("client_secret", ""))
         return web.json_response(body, status=status, headers=_ANY_ORIGIN)
 
     async def _pay(self, request: web.Request) -> web.StreamResponse:
         """Try to pay an order in Checkout's frame; answer what Checkout hands to the page's handler."""
         form = {name: str(value) for name, value in (await request.post()).items()}
-        told = await self._razorpay.pay_in_browser(request, form.get("order", ""), form.get("instrument", ""))
+        told = await self._razorpay.pay_in_browser(
+            request, form.get("order", ""), instrument=form.get("instrument", "")
+        )
         return web.json_response(told or {}, status=400 if told is None else 200)
 
 

@@ -91,7 +91,7 @@ class RazorpayCustomer:
     async def _answer_checkout(self, request: web.Request) -> web.StreamResponse:
         # The form is read first: nothing may run between reading the order and keeping it.
         form = {name: str(value) for name, value in (await request.post()).items()}
-        told = await self.pay_in_browser(request, request.match_info["id"], form.get("instrument", ""))
+        told = await self.pay_in_browser(request, request.match_info["id"], instrument=form.get("instrument", ""))
         if told is None:
             return _page("<p>This order is no longer waiting for you.</p>", status=400)
         fields = "".join(
@@ -103,7 +103,7 @@ class RazorpayCustomer:
             "<script>document.forms[0].submit()</script>"
         )
 
-    async def pay_in_browser(self, request: web.Request, order_id: str, instrument: str) -> dict[str, str] | None:
+    async def pay_in_browser(self, request: web.Request, order_id: str, *, instrument: str) -> dict[str, str] | None:
         """Try to pay an order with a test instrument; return what Checkout tells the page, or None if it cannot be."""
         try:
             work, order = self._found(request, ORDERS, object_id=order_id)

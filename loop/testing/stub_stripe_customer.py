@@ -87,7 +87,7 @@ class StripeCustomer:
         return web.json_response({"intent": public(intent), "error": intent["last_payment_error"]})
 
     async def confirm_in_browser(
-        self, request: web.Request, client_secret: str, sent: JsonObject
+        self, request: web.Request, sent: JsonObject, *, client_secret: str
     ) -> tuple[int, JsonObject]:
         """Confirm an intent for whoever holds its secret; return the status and body of Stripe's answer."""
         try:

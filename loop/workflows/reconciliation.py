@@ -309,7 +309,7 @@ async def _record(
         news = [each for each in kept if each not in set(before)]
         await _flag_orders(session, config.merchant_id, news, now=context.now())
         ending = [] if job is None else [jobs.finishing(job)]
-        counts = await session.run_together([*(_telling(context, row, news) if news else []), *ending])
+        counts = await session.run_together([*(_telling(context, config, row, news) if news else []), *ending])
         if job is not None:
             jobs.require_held(counts[-1])
     about = {"run_id": row.id, "processor": row.processor, "day": str(row.day), "matched": row.matched_count}
@@ -350,7 +350,9 @@ async def _flag_orders(session: Session, merchant_id: str, news: Sequence[Findin
         await orders.flag_for_review(session, merchant_id, order_id, now=now)
 
 
-def _telling(context: Context, row: Run, news: Sequence[Finding]) -> list[tuple[Write, Parameters]]:
+def _telling(
+    context: Context, config: ProcessorConfig, row: Run, news: Sequence[Finding]
+) -> list[tuple[Write, Parameters]]:
     payload = {
         "runId": row.id,
         "processor": row.processor,
@@ -361,7 +363,7 @@ def _telling(context: Context, row: Run, news: Sequence[Finding]) -> list[tuple[
         "findings": [told(each) for each in news[:FINDINGS_TOLD_MAX]],
     }
     event_type = EventType.RECONCILIATION_MISMATCH
-    return recording_without_order(context, row.merchant_id, event_type, payload=payload)
+    return recording_without_order(context, row.merchant_id, event_type, payload=payload, is_test=config.is_test_mode)
 
 
 def told(finding: Finding) -> dict[str, object]:

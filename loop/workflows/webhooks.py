@@ -1,6 +1,7 @@
 """Webhooks out: record what happened beside the change itself, for everybody who is to hear of it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
@@ -45,10 +46,15 @@ def recording(
 
 
 def recording_without_order(
-    context: Context, merchant_id: str, event_type: EventType, *, payload: Mapping[str, object]
+    context: Context,
+    merchant_id: str,
+    event_type: EventType,
+    *,
+    payload: Mapping[str, object],
+    is_test: bool | None = None,
 ) -> list[tuple[Write, Parameters]]:
-    """Return the writes that tell a merchant of something that is about no order."""
-    event = _event(context, merchant_id, event_type, subject=NO_ORDER, payload=payload)
+    """Return the writes that tell a merchant of something that is about no order, but perhaps about one mode."""
+    event = _event(context, merchant_id, event_type, subject=replace(NO_ORDER, is_test=is_test), payload=payload)
     return webhooks.event_insertions(event, correlation_id())
 
 

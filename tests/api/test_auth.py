@@ -2,6 +2,8 @@
 
 import base64
 import json
+import statistics
+import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -99,6 +101,20 @@ async def test_a_token_must_be_ours_whole_and_fresh(shop: Shop) -> None:
         assert len(token) < 30 or token not in answer.text
 
 
+async def test_a_key_that_was_revoked_takes_as_long_to_refuse_as_one_that_never_was(shop: Shop) -> None:
+    made, revoked = await merchants.create_api_key(shop.context, shop.merchant.id, NewApiKey("lost"))
+    await merchants.revoke_api_key(shop.context, shop.merchant.id, made.id)
+    unknown = make_api_key("test", lambda count: b"\7" * count)
+
+    async def seconds(key: str) -> float:
+        began = time.perf_counter()
+        assert (await shop.get("/v1/orders", auth={"X-API-Key": key})).code == "invalid_api_key"
+        return time.perf_counter() - began
+
+    pairs = [(await seconds(revoked), await seconds(unknown)) for _ in range(25)]
+    assert 0.4 < statistics.median(never / once for once, never in pairs) < 2.5
+
+
 async def test_an_expired_key_is_refused(shop: Shop) -> None:
     now = shop.context.now()
     _, secret = await merchants.create_api_key(
@@ -130,12 +146,12 @@ def a_key(name: str) -> ApiKey:
 
 
 def test_a_known_key_is_believed_for_a_bounded_time() -> None:
-    time = 100.0
-    cache = KeyCache(lambda: time)
+    at = 100.0
+    cache = KeyCache(lambda: at)
     cache.put(a_key("a"))
-    time += KEPT_S - 0.001
+    at += KEPT_S - 0.001
     assert cache.get("a") == a_key("a")
-    time += 0.001
+    at += 0.001
     assert cache.get("a") is None
 
 

@@ -182,7 +182,8 @@ async def test_a_payment_that_went_well_at_the_fence_is_the_order_s(bare_shop: S
     intent = (await order_of(bare_shop, session))["processorOrderId"]
     await confirm(bare_shop, stub, session, "pm_card_chargeDeclined")
     # Another tab still has Stripe's form, and pays by it.
-    await bare_shop.call("POST", f"{stub.url}/_control/intents/{intent}/pay", {"payment_method": "pm_card_visa"}, auth={})
+    sent = {"payment_method": "pm_card_visa"}
+    await bare_shop.call("POST", f"{stub.url}/_control/intents/{intent}/pay", sent, auth={})
     pressed = await browse(bare_shop, "POST", session["url"])
     assert pressed.headers["Location"] == f"/checkout/{session['id']}"
     assert "This is paid." in (await browse(bare_shop, "GET", session["url"])).text

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 import aiohttp
 from aiohttp import web
-from playwright.async_api import Browser, BrowserContext, Page, Response, Route
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Response, Route
 
 from loop.runtime import Running
 from loop.testing.stub_browser import at_stub
@@ -26,7 +26,7 @@ CREDENTIALS: Final[Mapping[str, Mapping[str, str]]] = {
 AXE: Final = files("axe_playwright_python").joinpath("axe.min.js")
 SERIOUS: Final = frozenset({"serious", "critical"})
 
-_WATCH_POLICY: Final = """
+WATCH_POLICY: Final = """
 addEventListener("securitypolicyviolation", (event) =>
   console.error(`policy: ${event.violatedDirective} refused ${event.blockedURI}`));
 """
@@ -155,7 +155,7 @@ class Street:
         context.set_default_timeout(15_000)
         await context.route("**/*", self._lead)
         if has_script:
-            await context.add_init_script(_WATCH_POLICY)
+            await context.add_init_script(WATCH_POLICY)
         yield context
         await context.close()
 
@@ -171,12 +171,16 @@ class Street:
         """Open a window in a customer's browser."""
         visit = Visit(await context.new_page())
 
+        def hear(said: ConsoleMessage) -> None:
+            if said.type == "error":
+                visit.troubles.append(said.text)
+
         def weigh(response: Response) -> None:
             if response.url.startswith(self.serving.url) and response.status == 200:
                 visit._measured.append(asyncio.ensure_future(_weigh(visit, response)))
 
         page = visit.page
-        page.on("console", lambda said: said.type == "error" and visit.troubles.append(said.text))
+        page.on("console", hear)
         page.on("pageerror", lambda error: visit.troubles.append(str(error)))
         page.on("response", weigh)
         return visit

@@ -60,7 +60,6 @@ async def _take(browser: Browser, world: World, pages: dict[str, str], *, folder
 
 async def take(folder: Path, *, days: int, only: str) -> None:
     """Take the pictures whose names hold `only`."""
-    folder.mkdir(parents=True, exist_ok=True)
     async with async_playwright() as driver:
         browser = await driver.chromium.launch(executable_path=chromium_path(), args=["--no-sandbox"])
         with tempfile.TemporaryDirectory() as place:
@@ -79,4 +78,6 @@ if __name__ == "__main__":
     parser.add_argument("--folder", type=Path, default=Path("screenshots"))
     parser.add_argument("--days", type=int, default=DAYS, help="how much of a past the shop has")
     parser.add_argument("--only", default="", help="a part of the names of the pictures to take")
-    asyncio.run(take(**vars(parser.parse_args())))
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    asyncio.run(take(**vars(arguments)))

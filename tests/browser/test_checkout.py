@@ -317,6 +317,7 @@ async def test_everybody_can_use_it(street: Street, *, theme: Theme, width: int)
     """Check with axe, in a light and a dark browser, on a phone and a desk."""
     await street.connect("sandbox", "stripe", "razorpay")
     async with street.visit(theme=theme, width=width) as visit:
+        session = await street.session(currency="INR")
         for rule_first in ("stripe", "razorpay", "sandbox"):
             await street.prefer(rule_first)
             session = await street.session(currency="INR")

@@ -138,6 +138,25 @@ def test_routing_is_listed_and_tried_out(commands: Commands, serving: int) -> No
     assert commands.run(*example[:2], "nobody", *example[3:]).returncode == EXIT_CODES[ErrorKind.NOT_FOUND]
 
 
+def test_a_payment_link_is_an_address_and_a_code_for_a_phone(commands: Commands, serving: int) -> None:
+    commands.ok("merchant", "create", "--name", "My shop", "--email", "me@example.com")
+    amount = ("--amount", "4999", "--currency", "eur")
+    made = commands.run("checkout", "link", "me@example.com", *amount, "--for", "Two lamps")
+    assert made.returncode == 0, made.stderr
+    url = made.stdout.strip()
+    assert "/checkout/cs_" in url
+    assert "\u2588" in made.stderr  # the code's dark squares
+    state = _send(serving, "GET", f"/checkout/{url.rpartition('/')[2]}/state")
+    assert state == {"face": "payable", "attempt": ""}
+    told = json.loads(commands.ok("checkout", "link", "me@example.com", *amount, "--live", "--json"))
+    assert set(told) == {"id", "url", "orderId"}
+    assert "49.99 EUR  pending" in commands.ok("order", "show", told["orderId"])
+    for wrong in ((), (*amount, "--order", "ord_x"), (*amount, "--success-url", "ftp://x")):
+        refused = commands.run("checkout", "link", "me@example.com", *wrong)
+        assert (refused.returncode, refused.stdout) == (3, "")
+        assert refused.stderr.startswith("validation_failed:")
+
+
 def test_a_second_serve_on_the_same_file_is_refused(commands: Commands, serving: int) -> None:
     assert serving
     done = commands.run("serve", "--port", "1")

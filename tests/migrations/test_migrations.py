@@ -1,13 +1,11 @@
 """Migrations: from nothing to exactly the tables, whole or not at all, and never a schema that does not fit."""
 
 import asyncio
-import secrets
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from textwrap import dedent
@@ -24,27 +22,8 @@ from loop.runtime import opened
 from loop.storage.migrate import SchemaState, migrate, schema_state
 from loop.storage.tables import metadata
 from tests.builders import settings_for
-from tests.servers import run_sql, with_database
 
 REVISION_TABLE = "alembic_version"
-
-
-@pytest.fixture
-def empty_postgres_url(postgres_url: str) -> Iterator[str]:
-    """Yield the URL of a PostgreSQL database without a table."""
-    name = f"loop_empty_{secrets.token_hex(4)}"
-    run_sql(postgres_url, f"CREATE DATABASE {name}")
-    yield with_database(postgres_url, name)
-    run_sql(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the URL of a database without a table, once of each kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'loop.db'}"
-    url: str = request.getfixturevalue("empty_postgres_url")
-    return url
 
 
 def differences(connection: Connection) -> list[object]:

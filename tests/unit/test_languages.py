@@ -1,4 +1,4 @@
-"""Languages: every text is in every catalogue, money and dates are written as in the country, the right one is found."""
+"""Languages: every text is in every catalogue, money and dates are as in the country, the right one is found."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 import loop.server as server_room
 from loop.domain.declines import DECLINES
-from loop.domain.money import Money
+from loop.domain.money import CURRENCY_EXPONENTS, Money
 from loop.server import checkout_page, pages, sandbox_pages
 from loop.server.languages import CATALOGUES, Language, asked_for, language_of, languages
 
@@ -111,8 +111,6 @@ def test_money_is_written_as_in_the_country(tag: str, amount: Money, expected: s
 
 
 def test_no_currency_loses_decimals_that_it_has() -> None:
-    from loop.domain.money import CURRENCY_EXPONENTS
-
     for currency, decimals in CURRENCY_EXPONENTS.items():
         shown = spoken("en").money(Money(12_345_678, currency))
         assert "".join(each for each in shown if each.isdigit()) == "12345678", shown

@@ -203,7 +203,8 @@ def test_a_request_that_was_not_sent_has_the_class_of_its_code(code: str, declin
 def test_the_latest_try_s_decline_is_kept_while_the_payment_waits_for_another() -> None:
     paid, tried = after([ActionRequired("pi_1", client_secret="s")])
     decline = Declined("insufficient_funds", DeclineClass.LATER, "No.", raw_code="nsf", reference="pi_1")
-    refused = apply_outcome(paid, tried, outcome=ActionRequired("pi_1", client_secret="s", decline=decline), now=MIDNIGHT)
+    still = ActionRequired("pi_1", client_secret="s", decline=decline)
+    refused = apply_outcome(paid, tried, outcome=still, now=MIDNIGHT)
     assert (refused.order, refused.events, refused.transactions) == (paid, (), ())
     kept = refused.attempt
     assert (kept.status, kept.error_code, kept.decline_class, kept.raw_error_code) == (

@@ -80,6 +80,7 @@ def test_the_table_forgets_who_was_quiet_longest() -> None:
         ("203.0.113.9", "203.0.113.9"),
         ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
         ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:203.0.113.9", "203.0.113.9"),
         ("unknown", "unknown"),
     ],
 )

@@ -10,9 +10,9 @@ import shutil
 import sqlite3
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -20,31 +20,10 @@ from typing import Any, Final, Self, TypeVar, TypeVarTuple
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.tracing import Trace
 
 from loop.config import Settings
-from loop.domain.attempts import Approved, Declined, NotSent, Outcome, Pending, Unknown
-from loop.domain.declines import unified
-from loop.domain.disputes import DisputeOutcome
 from loop.domain.errors import LoopError
-from loop.domain.failover import DeclineFinality
-from loop.domain.money import Money
-from loop.domain.refunds import RefundOutcome, RefundStatus
-from loop.processors.base import (
-    Account,
-    AuthorizeRequest,
-    DisputeReference,
-    IdempotencyKey,
-    PaymentReference,
-    Processor,
-    ProcessorSetup,
-    RefundReference,
-    RefundRequest,
-    WebhookEvent,
-)
-from loop.processors.http import require_no_transaction, within_deadline
-from loop.processors.registry import Registry
-from loop.processors.sandbox import SIGNATURE_HEADER, LedgerEntry, SandboxProcessor, _Payment
+from loop.processors.sandbox import SIGNATURE_HEADER
 from loop.storage import jobs as job_rows
 from loop.storage import merchants as merchant_rows
 from loop.storage import webhooks as webhook_rows
@@ -57,12 +36,11 @@ from loop.workflows import processor_configs, webhooks
 from loop.workflows.context import Context
 from loop.workflows.processor_configs import ConfigChange
 from tests.builders import MIDNIGHT, Clock, merchant
+from tests.workflow.order_processors import FINALITIES, FINE, MERCHANT, WEBHOOK_SECRET, Bank, BankRegistry, Weather
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-MERCHANT: Final = "mer_1"
-WEBHOOK_SECRET: Final = "whsec_of_the_processor"
 ENDPOINT_URL: Final = "http://shop.test/hooks"
 
 LOOP_POINTS: Final = (
@@ -78,15 +56,17 @@ LOOP_POINTS: Final = (
 WORLD_POINTS: Final = ("call.sent", "commit.begun", "commit.done")
 """Points of the world: a request is on its way to a processor; a commit is about to happen, or nobody was told yet."""
 
-FINALITIES: Final[Mapping[str, DeclineFinality]] = {
-    "sandbox": DeclineFinality.FINAL,
-    "second": DeclineFinality.UNTIL_CANCELLED,
-    "third": DeclineFinality.OPEN,
-}
-"""The merchant's processors, the first one first, and how much a decline of each of them is worth."""
-
 SUBJECT: ContextVar[str | None] = ContextVar("subject", default=None)
-"""What the running command or job is about: an order, a refund, a delivery or an inbound webhook."""
+"""What the running command or job is about: an order, a refund, a dispute, an endpoint or an inbound webhook."""
+
+STATUS_OF: Final[Mapping[str, str]] = {
+    "ord": "SELECT status FROM orders WHERE id = ?",
+    "ref": "SELECT o.status FROM orders o JOIN refunds r ON r.order_id = o.id WHERE r.id = ?",
+    "dsp": "SELECT o.status FROM orders o JOIN disputes d ON d.order_id = o.id WHERE d.id = ?",
+    "pev": "SELECT o.status FROM orders o JOIN payment_attempts a ON a.order_id = o.id "
+    "JOIN processor_events e ON e.attempt_id = a.id WHERE e.id = ?",
+}
+"""Kind of subject -> the query for its order's status."""
 
 
 class Crash(SystemExit):
@@ -113,33 +93,6 @@ class Accident:
     """Whether the next process frees the leases, as on SQLite, or waits until they end, as elsewhere."""
 
 
-class Fate(StrEnum):
-    """What becomes of a call to a processor."""
-
-    ANSWERED = "answered"
-    UNREACHABLE = "unreachable"
-    """The connection never opened."""
-    REFUSED = "refused"
-    """The processor says no to the request, and does nothing."""
-    LOST = "lost"
-    """The request never arrives, and nobody can know."""
-    ANSWER_LOST = "answer lost"
-    RAISED = "raised"
-    """It is done, and the adapter stumbles over the answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Weather:
-    """How one call goes; seconds from Loop to the processor, and back."""
-
-    fate: Fate = Fate.ANSWERED
-    there_s: float = 0.0
-    back_s: float = 0.0
-
-
-FINE: Final = Weather()
-
-
 class Service(StrEnum):
     """How the merchant's own server is."""
 
@@ -147,210 +100,6 @@ class Service(StrEnum):
     FAILING = "failing"
     REFUSING = "refusing"
     HANGING = "hanging"
-
-
-def _at_once(call: Coroutine[Any, Any, T]) -> T:
-    """Return what the sandbox answers: it never waits but for `tok_slow`, whose place the weather takes."""
-    try:
-        call.send(None)
-    except StopIteration as done:
-        result: T = done.value
-        return result
-    call.close()
-    raise AssertionError("the sandbox waited")
-
-
-class Bank(SandboxProcessor):
-    """The sandbox as a processor far away: its books outlive Loop, and calls take time, or go wrong.
-
-    What was sent arrives even if who sent it has died since, or has given up.
-    """
-
-    def __init__(self, name: str, world: "World") -> None:
-        super().__init__(ProcessorSetup(None, 20, "http://loop.test", b"signs what customers chose"))
-        self.name = name
-        self.capabilities = replace(type(self).capabilities, decline_finality=FINALITIES[name])
-        self._world = world
-        self.late: set[str] = set()
-        """Attempts that were declined and then paid after all."""
-
-    async def close(self) -> None:
-        """Stay: only Loop ends."""
-
-    def payments(self) -> list[tuple[str, _Payment]]:
-        """Return all payments with their references, oldest first."""
-        return [each for books in self._books.values() for each in books.payments.items()]
-
-    def payment_of(self, attempt_id: str) -> _Payment | None:
-        """Return what an attempt has become here, None when it was never heard of."""
-        return next((known for _, known in self.payments() if known.request.attempt_id == attempt_id), None)
-
-    def pay_late(self, reference: str) -> None:
-        """Pay a declined payment after all, as a customer can who still has its page open."""
-        known = dict(self.payments())[reference]
-        request = known.request
-        known.outcome = Approved(reference, not request.is_manual_capture, request.amount.amount_minor)
-        kind = "authorization" if request.is_manual_capture else "charge"
-        books = next(books for books in self._books.values() if reference in books.payments)
-        books.enter(LedgerEntry(kind, f"{reference}.late", request.attempt_id, request.amount))  # type: ignore[arg-type]
-        self.late.add(request.attempt_id)
-
-    def decide(self, reference: str, result: str) -> None:
-        """Have a customer choose on the page, without coming back to Loop."""
-        known = dict(self.payments())[reference]
-        account = next(config_id for config_id, books in self._books.items() if reference in books.payments)
-        _at_once(
-            super().complete_action(
-                Account(account, MERCHANT, is_test_mode=True, credentials={}),
-                PaymentReference(reference, known.request),
-                parameters=self.signed(reference, result),
-            )
-        )
-
-    def signed(self, reference: str, result: str) -> dict[str, str]:
-        """Return the parameters that a customer brings back from the page."""
-        if result not in ("approved", "declined", "failed"):
-            return {}
-        return {
-            "sandbox_result": result,
-            "sandbox_signature": self.sign_result(reference, result),  # type: ignore[arg-type] # one of the three
-        }
-
-    def parse_webhook(
-        self, body: bytes, headers: Mapping[str, str], *, secrets: Sequence[str], now: Any
-    ) -> WebhookEvent:
-        event = super().parse_webhook(body, headers, secrets=secrets, now=now)
-        return replace(event, refund_reference=json.loads(body).get("refund"))
-
-    async def authorize(self, account: Account, request: AuthorizeRequest, *, key: IdempotencyKey) -> Outcome:
-        no = NotSent("configuration", "The account is not set up for it.")
-        return await self._payment_call("authorize", lambda: self._authorize(account, request, key=key), no)
-
-    async def complete_action(
-        self, account: Account, payment: PaymentReference, *, parameters: Mapping[str, str]
-    ) -> Outcome:
-        call = super().complete_action
-        unclear = Unknown("not now")
-        return await self._payment_call("fetch", lambda: call(account, payment, parameters=parameters), unclear)
-
-    async def capture(
-        self, account: Account, payment: PaymentReference, *, amount: Money, key: IdempotencyKey
-    ) -> Outcome:
-        call = super().capture
-        return await self._payment_call(
-            "capture", lambda: call(account, payment, amount=amount, key=key), _declined("capture_failed")
-        )
-
-    async def void(self, account: Account, payment: PaymentReference, *, key: IdempotencyKey) -> Outcome:
-        call = super().void
-        return await self._payment_call("void", lambda: call(account, payment, key=key), _declined("already_done"))
-
-    async def fetch(self, account: Account, payment: PaymentReference) -> Outcome:
-        call = super().fetch
-        return await self._payment_call("fetch", lambda: call(account, payment), Unknown("not now"))
-
-    async def refund(self, account: Account, request: RefundRequest, *, key: IdempotencyKey) -> RefundOutcome:
-        call = super().refund
-        weather = self._world.weather_of("refund")
-        if weather.fate is Fate.REFUSED:
-            return await self._refund_call(replace(weather, fate=Fate.ANSWERED), lambda: self._refuse(account, request, key))
-        return await self._refund_call(weather, lambda: call(account, request, key=key))
-
-    async def fetch_refund(self, account: Account, refund: RefundReference) -> RefundOutcome:
-        call = super().fetch_refund
-        return await self._refund_call(self._world.weather_of("fetch_refund"), lambda: call(account, refund))
-
-    async def fetch_dispute(self, account: Account, dispute: DisputeReference) -> DisputeOutcome | Unknown:
-        call = super().fetch_dispute
-        weather = self._world.weather_of("fetch")
-        if weather.fate in (Fate.UNREACHABLE, Fate.REFUSED):
-            return Unknown("not now")
-        return await within_deadline(self._setup.timeout_s, self._sent(weather, lambda: call(account, dispute)))
-
-    async def _refuse(self, account: Account, request: RefundRequest, key: IdempotencyKey) -> RefundOutcome:
-        books = self._books_of(account)
-        if (answer := books.refund_answers.get(key)) is not None:
-            return answer
-        no = RefundOutcome(RefundStatus.FAILED, None, "refund_refused", "The account has no money.")
-        books.refund_answers[key] = books.payments[str(request.payment.reference)].refunds[request.refund_id] = no
-        return no
-
-    async def _payment_call(
-        self, operation: str, effect: Callable[[], Coroutine[Any, Any, Outcome]], refusal: Outcome
-    ) -> Outcome:
-        weather = self._world.weather_of(operation)
-        if weather.fate is Fate.UNREACHABLE:  # a question that nobody hears says nothing of the payment
-            return Unknown("nobody was there") if operation == "fetch" else _UNREACHABLE
-        if weather.fate is Fate.REFUSED:
-            return refusal
-        return await within_deadline(self._setup.timeout_s, self._sent(weather, effect))
-
-    async def _refund_call(
-        self, weather: Weather, effect: Callable[[], Coroutine[Any, Any, RefundOutcome]]
-    ) -> RefundOutcome:
-        if weather.fate is Fate.UNREACHABLE:  # the protocol has no word for it
-            return RefundOutcome(RefundStatus.UNKNOWN)
-        outcome = await within_deadline(self._setup.timeout_s, self._sent(weather, effect))
-        return RefundOutcome(RefundStatus.UNKNOWN) if isinstance(outcome, Unknown) else outcome
-
-    async def _sent(self, weather: Weather, effect: Callable[[], Coroutine[Any, Any, T]]) -> T | Unknown:
-        require_no_transaction()
-        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        if weather.fate is not Fate.LOST:
-            self._world.post(weather.there_s, lambda: self._arrive(weather, effect, answer))
-        self._world.reached("call.sent")
-        result = await answer
-        if weather.fate is Fate.ANSWER_LOST:
-            return Unknown("the connection broke")
-        if weather.fate is Fate.RAISED:
-            raise RuntimeError("an answer that nobody understands")
-        return result
-
-    def _arrive(
-        self, weather: Weather, effect: Callable[[], Coroutine[Any, Any, T]], answer: "asyncio.Future[T]"
-    ) -> None:
-        result = _at_once(effect())
-        loop = answer.get_loop()
-        if not loop.is_closed():  # else the process that asked is dead
-            loop.call_later(weather.back_s, lambda: answer.done() or answer.set_result(result))
-
-
-_UNREACHABLE: Final = NotSent("processor_unreachable", "Nobody was there.")
-
-
-def _declined(code: str) -> Declined:
-    decline = unified(code)
-    return Declined(decline.code, decline.decline_class, "The processor refused.", raw_code=code)
-
-
-def hold_or_charge(known: _Payment) -> int:
-    """Return how much of a payment is the merchant's, or held for them, in minor units; what is pending counts."""
-    if isinstance(known.outcome, Pending):
-        return known.request.amount.amount_minor
-    return known.outcome.amount_minor - known.refunded_minor if isinstance(known.outcome, Approved) else 0
-
-
-def captured(known: _Payment | None) -> int:
-    """Return how much of a payment was taken, in minor units."""
-    is_taken = known is not None and isinstance(known.outcome, Approved) and known.outcome.is_captured
-    return known.outcome.amount_minor if is_taken else 0  # type: ignore[union-attr]
-
-
-class BankRegistry(Registry):
-    """The world's processors, in the place of those that are installed."""
-
-    def __init__(self, banks: Mapping[str, Bank]) -> None:
-        super().__init__(lambda _: banks["sandbox"]._setup)
-        self._banks = banks
-
-    def names(self) -> tuple[str, ...]:
-        return tuple(sorted(self._banks))
-
-    def get(self, name: str) -> Processor:
-        return self._banks[name]
-
-    async def close(self) -> None:
-        """Leave them open."""
 
 
 class Shop:
@@ -389,7 +138,11 @@ class _Wire(asyncio.Transport):
         if separator and len(body) >= int(length.partition(b":")[2]):
             answer, self._request = self._shop.take(self._request), b""
             if answer is not None:
-                self._loop.call_soon(lambda: None if self._is_closing else self._protocol.data_received(answer))
+                self._loop.call_soon(self._answer, answer)
+
+    def _answer(self, answer: bytes) -> None:
+        if not self._is_closing:
+            self._protocol.data_received(answer)
 
     def writelines(self, list_of_data: Any) -> None:
         self.write(b"".join(list_of_data))
@@ -422,10 +175,7 @@ class ShopConnector(aiohttp.BaseConnector):
         super().__init__(force_close=True)
         self._shop = shop
 
-    async def _create_connection(
-        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
-    ) -> ResponseHandler:
-        del traces, timeout
+    async def _create_connection(self, req: aiohttp.ClientRequest, *_: object) -> ResponseHandler:
         if self._shop.service is Service.REFUSING:
             raise aiohttp.ClientConnectorError(req.connection_key, ConnectionRefusedError(111, "refused"))
         loop = asyncio.get_running_loop()
@@ -468,9 +218,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return (self._world.clock.at - MIDNIGHT).total_seconds()
 
-    def run_in_executor(
-        self, executor: Any, func: Callable[[*Ts], T], *args: *Ts
-    ) -> "asyncio.Future[T]":
+    def run_in_executor(self, executor: Any, func: Callable[[*Ts], T], *args: *Ts) -> "asyncio.Future[T]":
         """Commit: what Loop does in threads is nothing else."""
         del executor
         self._world.reached("commit.begun")
@@ -571,6 +319,20 @@ class Life:
         """Whether jobs are running."""
         return bool(self.runner._running)
 
+    async def cancel_jobs(self) -> None:
+        """Cancel whatever job is running."""
+        running = [task for task in self.loop.tasks if task in self.runner._running]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    async def serve(self, for_s: float) -> None:
+        """Claim and run jobs as a server does, and end."""
+        serving = asyncio.create_task(self.runner.run(self.context))
+        await asyncio.sleep(for_s)
+        await self.end()
+        await serving
+
     async def end(self) -> None:
         """End in good order: running jobs have their time, and are cancelled after it."""
         await self.runner.stop()
@@ -579,9 +341,9 @@ class Life:
 
     def die(self) -> None:
         """End at once: nothing that runs gets another turn, and what is not committed is gone."""
-        writer = self.database._writer
-        writer.rollback()
-        writer.close()
+        with suppress(sqlite3.ProgrammingError):  # it was about to end, and has closed it
+            self.database._writer.rollback()
+        self.database._writer.close()
         if self.database._short_reads is not None:
             self.database._short_reads.close()
         self.database._thread.shutdown()
@@ -590,7 +352,7 @@ class Life:
             if not task.done():
                 task._log_destroy_pending = False  # type: ignore[attr-defined] # of asyncio's own
                 with suppress(BaseException):  # it finds everything closed
-                    task.get_coro().close()  # type: ignore[union-attr]
+                    task.get_coro().close()
             elif not task.cancelled():
                 task.exception()
         self.loop.close()
@@ -678,20 +440,8 @@ class World:
 
     def _status_of(self, subject: str | None) -> str:
         """Return the committed status of the order that something is about, `-` for none."""
-        if subject is None:
-            return "-"
-        table = {"ref": "refunds", "evt": "webhook_events"}.get(subject[:3])
-        order_id: str | None = subject
-        if table is not None:
-            found = self.rows.execute(f"SELECT order_id FROM {table} WHERE id = ?", [subject.partition(":")[0]]).fetchone()  # noqa: S608 - one of two
-            order_id = found and found[0]
-        elif subject.startswith("pev"):
-            found = self.rows.execute(
-                "SELECT a.order_id FROM payment_attempts a JOIN processor_events e ON e.attempt_id = a.id WHERE e.id = ?",
-                [subject],
-            ).fetchone()
-            order_id = found and found[0]
-        row = self.rows.execute("SELECT status FROM orders WHERE id = ?", [order_id]).fetchone()
+        query = None if subject is None else STATUS_OF.get(subject[:3])
+        row = None if query is None else self.rows.execute(query, [subject]).fetchone()
         return "-" if row is None else str(row[0])
 
     def do(self, call: Coroutine[Any, Any, T], about: str | None = None) -> T | LoopError | None:
@@ -699,7 +449,7 @@ class World:
         before = SUBJECT.set(about)
         self._command = self.life.loop.create_task(call)
         try:
-            return self.life.loop.run_until_complete(self._command)
+            result: T = self.life.loop.run_until_complete(self._command)
         except LoopError as refusal:
             return refusal
         except asyncio.CancelledError:
@@ -707,6 +457,8 @@ class World:
         except Crash:
             self.kill(frees_leases=self._frees_leases)
             return None
+        else:
+            return result
         finally:
             SUBJECT.reset(before)
 
@@ -716,16 +468,20 @@ class World:
         self.life.die()
         self._begin(frees_leases=frees_leases)
 
-    def restart(self, *, is_patient: bool) -> None:
+    def restart(self, *, serves_for_s: float | None, is_patient: bool) -> None:
         """Shut the process down, waiting for running jobs or cancelling them at once, and start another."""
         life = self.life
         if not is_patient:
-            self.do(_cancel(life.runner))
+            self.do(life.cancel_jobs())
         if self.life is life:
-            self.do(life.end())
-        if self.life is life:  # nothing killed it meanwhile
+            self.do(life.end() if serves_for_s is None else life.serve(serves_for_s))
+        if self.life is not life:  # it died meanwhile
+            return
+        if self._command is not None and self._command.cancelled():
+            life.die()
+        else:
             life.loop.close()
-            self._begin(frees_leases=True)
+        self._begin(frees_leases=True)
 
     def _begin(self, *, frees_leases: bool) -> None:
         self.life = Life(self)
@@ -768,13 +524,6 @@ class World:
         return body, {SIGNATURE_HEADER: signature}
 
 
-async def _cancel(runner: InlineRunner) -> None:
-    running = sorted(runner._running, key=lambda task: task.get_name())
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
-
-
 async def _free_leases(context: Context) -> None:
     async with context.database.transaction() as session:
         await job_rows.free_leases(session, context.now())
@@ -799,6 +548,11 @@ async def work(context: Context, limit: int, rounds: int = ROUNDS_MAX) -> int:
         done += len(claimed)
     assert rounds < ROUNDS_MAX, "jobs come back without end"
     return done
+
+
+async def scheduled(context: Context, name: str) -> int:
+    """Run an entry of the schedule."""
+    return await {entry: run for entry, _, run in SCHEDULE}[name](context)
 
 
 SCHEDULE_EVERY_S: Final = 7_200.0

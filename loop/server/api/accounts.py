@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from loop.server.auth import acting
 from loop.server.dashboard_shapes import merchant_json
-from loop.server.request import Body, body, context_of, header, json_response
+from loop.server.request import Body, body, client_address, context_of, header, json_response
 from loop.workflows import merchants
 from loop.workflows.merchants import NewMerchant, SignedIn
 
@@ -51,12 +51,11 @@ async def register(request: Request) -> Response:
 async def login(request: Request) -> Response:
     """Sign a merchant in."""
     sent = await body(request, Login)
-    address = request.client.host if request.client is not None else "unknown"
     signed_in = await merchants.login(
         context_of(request),
         email=sent.email,
         password=sent.password,
-        address=address,
+        address=client_address(request),
         user_agent=header(request, USER_AGENT),
     )
     return json_response(_session_json(signed_in))

@@ -22,6 +22,7 @@ from loop.server.dashboard.navigation import NAVIGATION
 from loop.server.dashboard.viewers import (
     HOME,
     Action,
+    Sent,
     Viewer,
     read_own_form,
     require_proof,
@@ -158,7 +159,7 @@ def acts(action: Action) -> Handler:
             if viewer is None:
                 return sent_to_sign_in(request)
             require_proof(viewer, form)
-            return await action(request, viewer, form)
+            return await action(request, Sent(viewer, form))
         except LoopError as error:
             return render(problem_page(error), viewer)
 

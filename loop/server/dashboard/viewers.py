@@ -178,4 +178,12 @@ def form_key(form: Mapping[str, str]) -> str:
     return key
 
 
-Action = Callable[[Request, Viewer, Mapping[str, str]], Awaitable[Response]]
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A form that a viewer has sent from one of our own pages."""
+
+    viewer: Viewer
+    fields: Mapping[str, str]
+
+
+Action = Callable[[Request, Sent], Awaitable[Response]]

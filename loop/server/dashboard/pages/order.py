@@ -94,7 +94,7 @@ async def show(request: Request, viewer: Viewer, *, problem: LoopError | None = 
     return Page("order.html", "orders", values, json, 200 if problem is None else STATUS_OF[problem.kind])
 
 
-async def show_refusal(request: Request, viewer: Viewer, problem: LoopError) -> Response:
+async def show_refusal(request: Request, viewer: Viewer, *, problem: LoopError) -> Response:
     """Answer an action that was refused with the order's page, which says why."""
     return render(await show(request, viewer, problem=problem), viewer)
 

@@ -1,6 +1,5 @@
 """Signing in and out of the dashboard, and switching between test and live payments."""
 
-from collections.abc import Mapping
 from typing import Final
 
 from starlette.requests import Request
@@ -12,7 +11,7 @@ from loop.server.dashboard.frames import Page, acts, problem_page, render
 from loop.server.dashboard.viewers import (
     MODES,
     SIGN_IN,
-    Viewer,
+    Sent,
     close_session,
     keep_mode,
     open_session,
@@ -23,7 +22,7 @@ from loop.server.dashboard.viewers import (
 )
 from loop.server.errors import STATUS_OF
 from loop.server.pages import see_other
-from loop.server.request import context_of, query_of, validation_failed
+from loop.server.request import client_address, context_of, header, query_of, validation_failed
 from loop.workflows import merchants
 
 MAX_TYPED_CHARACTERS: Final = 1_024
@@ -51,8 +50,10 @@ async def sign_in(request: Request) -> Response:
         form = await read_own_form(request)
         email, password = (form.get(name, "")[:MAX_TYPED_CHARACTERS] for name in ("email", "password"))
         wanted = own_address(form.get("next"))
-        address = request.client.host if request.client is not None else "unknown"
-        signed_in = await merchants.login(context, email=email, password=password, address=address)
+        address = client_address(request)
+        signed_in = await merchants.login(
+            context, email=email, password=password, address=address, user_agent=header(request, b"user-agent")
+        )
     except LoopError as error:
         response = render(_page(wanted, email=email, problem=error), None)
         if error.retry_after_s is not None:
@@ -63,7 +64,7 @@ async def sign_in(request: Request) -> Response:
     return response
 
 
-async def sign_out(request: Request, _viewer: Viewer, _form: Mapping[str, str]) -> Response:
+async def sign_out(request: Request, _sent: Sent) -> Response:
     """End the session, here and for whoever else holds its token."""
     context = context_of(request)
     await merchants.logout(context, session_token(request) or "")
@@ -72,12 +73,12 @@ async def sign_out(request: Request, _viewer: Viewer, _form: Mapping[str, str]) 
     return response
 
 
-async def switch_mode(request: Request, _viewer: Viewer, form: Mapping[str, str]) -> Response:
+async def switch_mode(request: Request, sent: Sent) -> Response:
     """Show test or live payments from now on."""
-    mode = next((each for each in MODES if each == form.get("mode")), None)
+    mode = next((each for each in MODES if each == sent.fields.get("mode")), None)
     if mode is None:
         raise validation_failed(("mode", f"must be one of {', '.join(MODES)}"))
-    response = see_other(own_address(form.get("next")))
+    response = see_other(own_address(sent.fields.get("next")))
     keep_mode(context_of(request), response, mode)
     return response
 
