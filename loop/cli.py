@@ -40,6 +40,7 @@ A command that compares also ends with 1 when what it compares differs.
 """
 
 LIST_LIMIT = 1000
+HEALTH_WITHIN_S = 4.0
 
 app = typer.Typer(
     name="loop",
@@ -96,6 +97,9 @@ def version() -> None:
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    *,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain (PEM), to serve HTTPS by TLS 1.3.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="The certificate's private key (PEM).")] = None,
 ) -> None:
     """Run the API, the jobs and the pages, until Ctrl-C or SIGTERM."""
     import asyncio
@@ -106,7 +110,7 @@ def serve(
     from loop.runtime import running, spare_collector
     from loop.telemetry import configure
 
-    settings = load_settings(host=host, port=port)
+    settings = load_settings(host=host, port=port, tls_cert=tls_cert, tls_key=tls_key)
     configure(level=settings.log_level, log_format=settings.log_format, log_file=settings.log_file)
 
     async def until_told() -> None:
@@ -128,6 +132,38 @@ def _say_where(settings: "Settings", url: str) -> None:
     if settings.is_sqlite:
         typer.echo(f"  data       {settings.data_dir} (secrets.toml there is worth a backup)", err=True)
     typer.echo("  next       loop merchant create --name 'My shop' --email me@example.com", err=True)
+
+
+@app.command()
+def health() -> None:
+    """Ask the `loop serve` that has these settings, on this machine, whether it can serve; ends with 8 if not.
+
+    It asks GET /health/ready, once: what a container's or a supervisor's health check needs.
+    """
+    import ssl
+    from http.client import HTTPConnection, HTTPException, HTTPSConnection
+
+    from loop.domain.errors import unavailable
+
+    settings = load_settings()
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - asks, does not listen
+    if settings.tls_cert:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        tls.check_hostname = False  # the certificate names the host that customers know, not this one
+        tls.verify_mode = ssl.CERT_NONE
+        connection: HTTPConnection = HTTPSConnection(host, settings.port, timeout=HEALTH_WITHIN_S, context=tls)
+    else:
+        connection = HTTPConnection(host, settings.port, timeout=HEALTH_WITHIN_S)
+    try:
+        connection.request("GET", "/health/ready")
+        status = connection.getresponse().status
+    except (OSError, HTTPException) as error:
+        raise unavailable("not_ready", f"No answer from {host}:{settings.port} ({type(error).__name__}).") from error
+    finally:
+        connection.close()
+    if status != 200:
+        raise unavailable("not_ready", f"{host}:{settings.port} answers {status}; see its log.")
+    typer.echo("ready")
 
 
 @app.command()

@@ -86,7 +86,8 @@ def _default_database_url(values: Mapping[str, object], _: Mapping[str, str]) ->
 def _default_checkout_base_url(values: Mapping[str, object], _: Mapping[str, str]) -> str:
     # 0.0.0.0 and :: mean every address, and are none that a browser can call.
     host = str(values["host"]) if str(values["host"]).strip("0.:") else "127.0.0.1"
-    return f"http://{f'[{host}]' if ':' in host else host}:{values['port']}"
+    scheme = "https" if values["tls_cert"] else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{values['port']}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -142,6 +143,18 @@ class Settings:
     ]
     host: Annotated[str, Setting(TEXT, "Address to listen on; 0.0.0.0 in a container.", "127.0.0.1")]
     port: Annotated[int, Setting(whole(1, 65535), "Port to listen on.", 8000, is_shared=True)]
+    tls_cert: Annotated[
+        Path | None,
+        Setting(
+            PATH,
+            "Certificate chain, in PEM, with which Loop itself ends TLS (1.3 only); with tls_key. "
+            "Without both, HTTP is served.",
+            sample="/etc/loop/tls/fullchain.pem",
+        ),
+    ]
+    tls_key: Annotated[
+        Path | None, Setting(PATH, "The certificate's private key, in PEM.", sample="/etc/loop/tls/privkey.pem")
+    ]
     checkout_base_url: Annotated[
         str,
         Setting(
@@ -341,6 +354,11 @@ def _refuse_contradictions(values: Mapping[str, object]) -> None:
             "contradicting_settings",
             "redis_url is set, but the database is SQLite, which one process serves without Redis. "
             "Set database_url to postgresql://..., or remove redis_url.",
+        )
+    if bool(values["tls_cert"]) != bool(values["tls_key"]):
+        raise configuration(
+            "contradicting_settings",
+            "One of tls_cert and tls_key is set. Set both, or neither to leave TLS to a proxy.",
         )
     if cast("int", values["refresh_token_ttl_s"]) < cast("int", values["access_token_ttl_s"]):
         raise configuration(

@@ -6,6 +6,7 @@ import gc
 import os
 import secrets
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from loop.processors.registry import Registry
 from loop.server.app import create_app
 from loop.server.auth import flush_last_used
 from loop.server.connections import HttpProtocol
+from loop.server.rate_limits import Limiter, LocalLimiter, rates_of
 from loop.storage import jobs, processor_configs
 from loop.storage.database import Database
 from loop.storage.keyring import Keyring
@@ -206,7 +208,7 @@ async def running(settings: Settings, chance: Chance | None = None) -> AsyncIter
                 asyncio.create_task(_flush_last_used(context), name="flush"),
             ]
             try:
-                async with _listening(settings, create_app(context)) as url:
+                async with _limiter(settings) as limiter, _listening(settings, create_app(context, limiter)) as url:
                     log.info("loop.started", url=url)
                     yield Running(context, url, asyncio.Event())
             finally:
@@ -229,22 +231,24 @@ async def _warm_up(context: Context) -> None:
 
 @asynccontextmanager
 async def _listening(settings: Settings, app: ASGIApp) -> AsyncIterator[str]:
+    tls = _tls(settings)
     listener = _bind(settings)
-    server = _Server(
-        uvicorn.Config(
-            app,
-            http=HttpProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=bool(settings.trusted_proxies),
-            forwarded_allow_ips=_trusted(settings.trusted_proxies),
-            timeout_graceful_shutdown=20,
-            backlog=BACKLOG,
-        )
+    config = uvicorn.Config(
+        app,
+        http=HttpProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=_trusted(settings.trusted_proxies),
+        timeout_graceful_shutdown=20,
+        backlog=BACKLOG,
     )
+    config.load()
+    config.ssl = tls
+    server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
     try:
         async with asyncio.timeout(STARTED_WITHIN_S):
@@ -254,12 +258,40 @@ async def _listening(settings: Settings, app: ASGIApp) -> AsyncIterator[str]:
             serving.result()
             raise unavailable("not_started", "The HTTP server ended at once; see the log.")
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        yield f"http://{host}:{settings.port}"
+        yield f"{'https' if tls else 'http'}://{host}:{settings.port}"
     finally:
         server.should_exit = True
         with suppress(asyncio.CancelledError):
             await serving
         listener.close()
+
+
+@asynccontextmanager
+async def _limiter(settings: Settings) -> AsyncIterator[Limiter]:
+    rates = rates_of(settings)
+    if settings.redis_url is None:
+        yield LocalLimiter(rates)
+        return
+    from loop.server.redis_limits import opened as redis_opened  # noqa: PLC0415 - a process without Redis starts faster
+
+    async with redis_opened(settings.redis_url, rates) as limiter:
+        yield limiter
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")  # or OpenSSL asks on the terminal
+    except OSError as error:  # ssl.SSLError is one
+        raise configuration(
+            "unusable_certificate",
+            f"{settings.tls_cert} and {settings.tls_key} are no certificate and its key without a passphrase, in PEM, "
+            f"that this process may read ({error.strerror or type(error).__name__}).",
+        ) from error
+    return context
 
 
 def _trusted(proxies: Sequence[IPv4Network | IPv6Network]) -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from loop.storage.migrate import migrate
+from tests.canaries import aviary, listening
 from tests.network import blocked_hosts, stay_on_this_machine
 from tests.servers import forget_on_crash, run_sql, run_to_end, running_postgres, with_database
 
@@ -29,6 +30,15 @@ def _stayed_on_this_machine() -> Iterator[None]:
     blocked_hosts.clear()
     yield
     assert not blocked_hosts, "the test tried to leave this machine"
+
+
+@pytest.fixture(autouse=True)
+def _kept_secrets_out_of_the_log() -> Iterator[None]:
+    """Fail the test that wrote a secret into Loop's log."""
+    aviary.forget()
+    with listening() as lines:
+        yield
+    aviary.require_none_in("\n".join(lines), where="the log")
 
 
 @pytest.fixture(scope="session")
@@ -70,9 +80,11 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def sqlite_database_url(sqlite_template: Path, tmp_path: Path) -> str:
-    """Return the URL of this test's own migrated SQLite file."""
-    return f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'loop.db')}"
+def sqlite_database_url(sqlite_template: Path, tmp_path: Path) -> Iterator[str]:
+    """Yield the URL of this test's own migrated SQLite file, which holds no secret in the end."""
+    path = shutil.copy(sqlite_template, tmp_path / "loop.db")
+    yield f"sqlite:///{path}"
+    aviary.require_none_in_file(path)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -17,16 +17,22 @@ def stay_on_this_machine() -> None:
 
 
 def _refuse_to_leave(event: str, arguments: tuple[object, ...]) -> None:
+    host = outside_host(event, arguments)
+    if host is not None:
+        blocked_hosts.append(host)
+        raise NetworkBlockedError(f"a test tried to reach {host!r}, which is not on this machine")
+
+
+def outside_host(event: str, arguments: tuple[object, ...]) -> str | None:
+    """Return where beyond this machine an audit event is about to lead, or None."""
     if event in {"socket.connect", "socket.sendto"}:
         address = arguments[1]
         host = address[0] if isinstance(address, tuple) else None  # a Unix socket's address is a path
     elif event in {"socket.getaddrinfo", "socket.gethostbyname"}:
         host = arguments[0]
     else:
-        return
-    if not _is_local(host):
-        blocked_hosts.append(str(host))
-        raise NetworkBlockedError(f"a test tried to reach {host!r}, which is not on this machine")
+        return None
+    return None if _is_local(host) else str(host)
 
 
 def _is_local(host: object) -> bool:

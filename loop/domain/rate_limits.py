@@ -10,6 +10,10 @@ MAX_ENTRIES: Final = 50_000
 """How many callers a table remembers."""
 
 
+SLACK: Final = 0.001
+"""The part of one request that sums of intervals may be off by."""
+
+
 class Taken(NamedTuple):
     """What came of asking for one request's room; times are in whole seconds."""
 
@@ -25,9 +29,10 @@ class Taken(NamedTuple):
 def taken(per_s: int, ahead_s: float) -> Taken:
     """Return what it means that a caller, with this request, is so far ahead of its rate of `per_s` a second."""
     limit = per_s * BURST_S
-    if ahead_s > BURST_S:
-        return Taken(limit, 0, BURST_S, math.ceil(ahead_s - BURST_S))
-    return Taken(limit, int((BURST_S - ahead_s) * per_s), math.ceil(ahead_s), 0)
+    remaining = math.floor((BURST_S - ahead_s) * per_s + SLACK)
+    if remaining < 0:
+        return Taken(limit, 0, BURST_S, max(1, math.ceil(ahead_s - BURST_S)))
+    return Taken(limit, remaining, math.ceil(ahead_s), 0)
 
 
 class Buckets:
@@ -40,16 +45,13 @@ class Buckets:
 
     def take(self, who: str, now_s: float) -> Taken:
         """Take one request's room at a time that never goes back; what is refused costs nothing."""
-        paid_at = self._paid_at.get(who, 0.0)
-        if paid_at < now_s:
-            paid_at = now_s
-        paid_at += self._interval_s
-        ahead_s = paid_at - now_s
-        if ahead_s <= BURST_S:
+        paid_at = max(self._paid_at.get(who, 0.0), now_s) + self._interval_s
+        room = taken(self._per_s, paid_at - now_s)
+        if not room.retry_after_s:
             self._paid_at[who] = paid_at
             if len(self._paid_at) > MAX_ENTRIES:
                 self._make_room(now_s)
-        return taken(self._per_s, ahead_s)
+        return room
 
     def _make_room(self, now_s: float) -> None:
         """Forget who has paid, and of the others those known longest until half of the table is free."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import Literal
 
 from loop.domain.errors import invalid
 from loop.domain.events import EventType
@@ -21,7 +22,10 @@ class RefundStatus(StrEnum):
     FAILED = "failed"
 
 
-PUBLIC_STATUS: Mapping[RefundStatus, str] = {
+PublicStatus = Literal["pending", "success", "failed"]
+"""The words that merchants see."""
+
+PUBLIC_STATUS: Mapping[RefundStatus, PublicStatus] = {
     RefundStatus.SUBMITTING: "pending",
     RefundStatus.UNKNOWN: "pending",
     RefundStatus.PENDING: "pending",

@@ -1,10 +1,13 @@
 """The application: every resource's routes behind the edge, made for one context."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
+from typing import Final
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route, Router
+from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from loop.server import checkout_page, pages, processor_webhooks, qr_codes, sandbox_pages
@@ -29,11 +32,36 @@ from loop.server.api import (
     webhooks,
 )
 from loop.server.dashboard.routes import routes as dashboard_routes
+from loop.server.documentation import documentation_routes
 from loop.server.middleware import Edge
 from loop.server.rate_limits import Limiter, LocalLimiter, RouteClass, charge_address, class_by_address, rates_of
 from loop.workflows.context import Context
 
 Handler = Callable[[Request], Awaitable[Response]]
+
+
+API_ROUTES: Final[Sequence[BaseRoute]] = [
+    *orders.routes,
+    *refunds.routes,
+    *disputes.routes,
+    *checkout.routes,
+    *events.routes,
+    *accounts.routes,
+    *sessions.routes,
+    *merchants.routes,
+    *api_keys.routes,
+    *processors.routes,
+    *routing_rules.routes,
+    *audit_log.routes,
+    *webhooks.routes,
+    *webhook_endpoints.routes,
+    *reconciliation.routes,
+    *dashboard_orders.routes,
+    *stats.routes,
+    *health.routes,
+    *processor_webhooks.routes,
+]
+"""What programs call, all of it in the API's document; the busiest come first, since routes are tried in order."""
 
 
 class _Endpoint:
@@ -45,38 +73,31 @@ class _Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
-        if self._counted_as is not None:
-            await charge_address(request, self._counted_as)
-        response = await self._handler(request)
+        response = await self._refused(request) or await self._handler(request)
         await response(scope, receive, send)
 
 
-def create_app(context: Context, limiter: Limiter | None = None) -> ASGIApp:
-    """Return the ASGI application; routes are tried in order, so the busiest come first.
+class _Router(Router):
+    """Names every method that an address takes where it refuses one, not only those of its first route."""
 
-    Without a limiter, requests are counted in this process.
-    """
-    router = Router(
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except HTTPException as error:
+            if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+                path = scope["route"].path
+                routes = [each for each in self.routes if isinstance(each, Route) and each.path == path]
+                taken = {method for route in routes for method in route.methods or ()}
+                error.headers = {"Allow": ", ".join(sorted(taken))}
+            raise
+
+
+def create_app(context: Context, limiter: Limiter | None = None) -> ASGIApp:
+    """Return the ASGI application; without a limiter, requests are counted in this process."""
+    router = _Router(
         routes=[
-            *orders.routes,
-            *refunds.routes,
-            *disputes.routes,
-            *checkout.routes,
-            *events.routes,
-            *accounts.routes,
-            *sessions.routes,
-            *merchants.routes,
-            *api_keys.routes,
-            *processors.routes,
-            *routing_rules.routes,
-            *audit_log.routes,
-            *webhooks.routes,
-            *webhook_endpoints.routes,
-            *reconciliation.routes,
-            *dashboard_orders.routes,
-            *stats.routes,
-            *health.routes,
-            *processor_webhooks.routes,
+            *API_ROUTES,
+            *documentation_routes(API_ROUTES),
             *pages.routes,
             *checkout_page.routes,
             *qr_codes.routes,

@@ -121,7 +121,7 @@ async def authenticate(request: Request) -> Caller:
 async def _person(request: Request, token: str) -> Caller:
     context = context_of(request)
     claims = verify(context, token)
-    await charge_caller(request, claims.merchant_id, asked_of(request))
+    await charge_caller(request, claims.merchant_id, asked=asked_of(request))
     mode = header(request, MODE_HEADER)
     if mode not in (None, *MODES):
         raise invalid("invalid_mode", "X-Loop-Mode must be test or live.")
@@ -152,7 +152,7 @@ async def _holder(request: Request, key: str) -> Caller:
         raise unauthenticated("expired_api_key", "The API key has expired; use another one.")
     cache.note_use(found.id, now)
     needed = asked_of(request)
-    await charge_caller(request, found.id, needed)
+    await charge_caller(request, found.id, asked=needed)
     _require_scope(found, needed)
     return Caller(found.merchant_id, found.mode == "test", key_id=found.id)
 

@@ -1,10 +1,34 @@
 """The JSON that several calls of the dashboard API answer: merchants and the place of a page among all pages."""
 
+from typing_extensions import TypedDict
+
+from loop.domain.failover import LateSuccess
 from loop.server.request import Page, time_text
 from loop.workflows.merchants import Profile
 
 
-def merchant_json(profile: Profile) -> dict[str, object]:
+class MerchantJson(TypedDict):
+    """A merchant without any secret."""
+
+    id: str
+    name: str
+    email: str
+    webhookUrl: str | None
+    lateSuccess: LateSuccess
+    createdAt: str
+    updatedAt: str
+
+
+class PaginationJson(TypedDict):
+    """Where a numbered page lies."""
+
+    page: int
+    limit: int
+    total: int
+    totalPages: int
+
+
+def merchant_json(profile: Profile) -> MerchantJson:
     """Return a merchant without any secret; `webhookUrl` is the address of its first endpoint."""
     merchant, endpoint = profile.merchant, profile.endpoint
     return {
@@ -18,6 +42,6 @@ def merchant_json(profile: Profile) -> dict[str, object]:
     }
 
 
-def pagination_json(page: Page, total: int) -> dict[str, int]:
+def pagination_json(page: Page, total: int) -> PaginationJson:
     """Return where a numbered page lies; an empty list has no pages."""
     return {"page": page.page, "limit": page.limit, "total": total, "totalPages": -(-total // page.limit)}

@@ -2,12 +2,14 @@
 
 import re
 import time
+from itertools import chain
 from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from loop.domain.cards import contains_card_number
 from loop.domain.errors import LoopError, invalid
 from loop.server.errors import error_response, internal_error_response, refusal_response
 from loop.server.rate_limits import Limiter, headers_of
@@ -17,6 +19,9 @@ from loop.workflows.context import Context
 log = get_logger(__name__)
 
 MAX_HEADERS: Final = 100
+MAX_HEADER_BYTES: Final = 32_768
+"""Of all names and values together."""
+
 MAX_QUERY_BYTES: Final = 8_192
 PREFLIGHT_MAX_AGE_S: Final = 600
 CORRELATION_BYTES: Final = 12
@@ -27,7 +32,10 @@ _ALLOWED_METHODS: Final = b"GET, POST, PUT, PATCH, DELETE"
 _ALLOWED_HEADERS: Final = (
     b"Authorization, Content-Type, Idempotency-Key, X-API-Key, X-Correlation-ID, X-Loop-Mode, X-Request-ID"
 )
-_EXPOSED_HEADERS: Final = b"Idempotent-Replayed, Location, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After, X-Correlation-ID"
+_EXPOSED_HEADERS: Final = (
+    b"Idempotent-Replayed, Location, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After, "
+    b"X-Correlation-ID"
+)
 _HSTS: Final = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 
 _Header = tuple[bytes, bytes]
@@ -112,9 +120,9 @@ class Edge:
             elif name == b"access-control-request-method":
                 has_asked = True
         is_preflight = has_asked and origin is not None and scope["method"] == "OPTIONS"
-        if correlation is None or not _SANE_ID.fullmatch(correlation):
+        if correlation is None or not _is_sane(correlation):
             correlation = request_id
-        if correlation is None or not _SANE_ID.fullmatch(correlation):
+        if correlation is None or not _is_sane(correlation):
             correlation = self._random_bytes(CORRELATION_BYTES).hex().encode()
         return correlation, self._allowed(origin), is_preflight
 
@@ -149,9 +157,16 @@ class Edge:
         await send({"type": "http.response.body", "body": b""})
 
 
+def _is_sane(correlation: bytes) -> bool:
+    """Tell whether a correlation id may be kept and answered: it is short and plain, and no card number."""
+    return _SANE_ID.fullmatch(correlation) is not None and not contains_card_number(correlation.decode())
+
+
 def _refuse_oversize(scope: Scope) -> None:
     if len(scope["headers"]) > MAX_HEADERS:
         raise invalid("too_many_headers", f"The request has more than {MAX_HEADERS} headers.")
+    if sum(map(len, chain.from_iterable(scope["headers"]))) > MAX_HEADER_BYTES:
+        raise invalid("headers_too_large", f"The headers have more than {MAX_HEADER_BYTES} bytes.")
     if len(scope["query_string"]) > MAX_QUERY_BYTES:
         raise invalid("query_too_long", f"The query is longer than {MAX_QUERY_BYTES} bytes.")
 

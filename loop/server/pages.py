@@ -113,15 +113,20 @@ def page(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except LoopError as error:
-            language = language_of(request)
-            text = language.say(FOR_CUSTOMERS.get(error.kind, OTHERWISE))
-            title = language.say("Not possible")
-            response = render("message.html", language, status=STATUS_OF[error.kind], title=title, text=text)
-            if error.retry_after_s is not None:
-                response.headers["Retry-After"] = str(error.retry_after_s)
-            return response
+            return problem(request, error)
 
     return answer
+
+
+def problem(request: Request, error: LoopError) -> Response:
+    """Return an expected error as a page for customers."""
+    language = language_of(request)
+    text = language.say(FOR_CUSTOMERS.get(error.kind, OTHERWISE))
+    title = language.say("Not possible")
+    response = render("message.html", language, status=STATUS_OF[error.kind], title=title, text=text)
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    return response
 
 
 def address_of(name: str) -> str:

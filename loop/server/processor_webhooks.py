@@ -1,17 +1,37 @@
 """Processors' webhooks: take the raw bytes in, and say at once whether they are kept."""
 
-from typing import Final
+from typing import Final, Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
+from loop.server.operations import Operation, describes
 from loop.server.request import context_of, json_response, path_id, read_bytes
 from loop.workflows import processor_events
 
 MAX_BYTES: Final = 1024 * 1024
 
 
+class ReceivedJson(TypedDict):
+    """The webhook is kept."""
+
+    received: Literal[True]
+
+
+_ERRORS: Final = (
+    "missing_signature",
+    "invalid_signature",
+    "invalid_body",
+    "invalid_json",
+    "body_too_large",
+    "body_too_slow",
+    "webhook_secret_missing",
+)
+
+
+@describes(Operation("receiveWebhook", answer=ReceivedJson, errors=_ERRORS))
 async def receive(request: Request) -> Response:
     """Take a webhook in for one account, or for whichever account's secret fits at the shared address."""
     processor = path_id(request, "processor", noun="processor")

@@ -75,7 +75,7 @@ _TAKEN: Final = "loop.rate_limit"
 _MOVES_MONEY: Final = frozenset({Scope.PAYMENTS_WRITE, Scope.REFUNDS_WRITE})
 
 
-async def charge_caller(request: Request, who: str, asked: Scope | None) -> None:
+async def charge_caller(request: Request, who: str, *, asked: Scope | None) -> None:
     """Count a request of a key or a merchant, whose route asks for this scope; raises `rate_limited`."""
     if request.method in ("GET", "HEAD"):
         route_class = RouteClass.READ

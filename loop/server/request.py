@@ -9,12 +9,12 @@ from collections.abc import Coroutine, Generator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, TypeVar, overload
 from urllib.parse import parse_qsl, urlsplit
 
 import orjson
 import pydantic
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -23,7 +23,7 @@ from starlette.types import Receive
 from loop.domain.cards import contains_card_number
 from loop.domain.errors import ErrorKind, LoopError, invalid, not_found
 from loop.domain.events import timestamp
-from loop.domain.money import MAX_AMOUNT_MINOR, require_currency
+from loop.domain.money import CURRENCY_EXPONENTS, MAX_AMOUNT_MINOR, require_currency
 from loop.workflows.context import Context
 
 BODY_MAX_BYTES: Final = 65_536
@@ -57,7 +57,11 @@ M = TypeVar("M", bound=pydantic.BaseModel)
 Amount = Annotated[int, Field(ge=1, le=MAX_AMOUNT_MINOR)]
 """Minor units: an integer, never a float, a boolean or text."""
 
-Currency = Annotated[str, AfterValidator(require_currency)]
+Currency = Annotated[
+    str,
+    AfterValidator(require_currency),
+    WithJsonSchema({"type": "string", "enum": sorted(CURRENCY_EXPONENTS)}),
+]
 """An ISO 4217 code, in upper case once checked; raises `invalid_currency`."""
 
 
@@ -94,7 +98,11 @@ def require_web_url(url: str) -> str:
     return url
 
 
-WebUrl = Annotated[str, AfterValidator(require_web_url)]
+WebUrl = Annotated[
+    str,
+    AfterValidator(require_web_url),
+    WithJsonSchema({"type": "string", "pattern": r"^https?://[^\s\\]+$", "maxLength": MAX_URL_CHARACTERS}),
+]
 """Where a customer's browser may be sent."""
 
 Text255 = Annotated[str, Field(min_length=1, max_length=255)]
@@ -373,6 +381,10 @@ def json_response(content: object, status: int = 200, *, headers: Mapping[str, s
     return Response(orjson.dumps(content), status, headers=headers, media_type="application/json")
 
 
+@overload
+def time_text(moment: datetime) -> str: ...
+@overload
+def time_text(moment: datetime | None) -> str | None: ...
 def time_text(moment: datetime | None) -> str | None:
     """Return a time as Loop's JSON has it: ISO 8601 in UTC with milliseconds and `Z`."""
     return None if moment is None else timestamp(moment)

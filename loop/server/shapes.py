@@ -1,10 +1,12 @@
 """Shapes: the JSON of what several resources answer, and the filter of orders that several of them take."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 from loop.domain.attempts import AttemptStatus
-from loop.domain.declines import unified
+from loop.domain.declines import DeclineClass, unified
 from loop.domain.money import MAX_AMOUNT_MINOR
 from loop.domain.orders import Order, OrderStatus
 from loop.server.request import moment, time_text, validation_failed, whole_number
@@ -14,9 +16,72 @@ MAX_FILTER_CHARACTERS: Final = 255
 _STATUSES: Final = frozenset(status.value for status in OrderStatus)
 
 
-def order_json(order: Order) -> dict[str, object]:
+class LastErrorJson(TypedDict):
+    """Why the last attempt to pay an order failed."""
+
+    code: str
+    message: str | None
+
+
+class OrderJson(TypedDict):
+    """An order as merchants see it; amounts in minor units."""
+
+    id: str
+    externalId: str
+    amount: int
+    currency: str
+    testMode: bool
+    status: OrderStatus
+    processor: str | None
+    processorOrderId: str | None
+    metadata: Mapping[str, object] | None
+    createdAt: str
+    updatedAt: str
+    customerId: str | None
+    customerEmail: str | None
+    description: str | None
+    returnUrl: str | None
+    cancelUrl: str | None
+    captureMethod: Literal["automatic", "manual"]
+    amountAuthorized: int
+    amountCaptured: int
+    amountRefunded: int
+    amountDisputed: int
+    disputed: bool
+    attemptCount: int
+    lastError: LastErrorJson | None
+    needsReview: bool
+    expiresAt: str | None
+
+
+class OrderListJson(TypedDict):
+    """Orders, newest first, from a cursor on."""
+
+    data: list[OrderJson]
+    hasMore: bool
+    nextCursor: str | None
+
+
+class PaymentJson(TypedDict):
+    """How the payment of an order stands: what the customer must do now, or why it failed."""
+
+    orderId: str
+    status: OrderStatus
+    processor: str | None
+    workflowId: str
+    attempt: int
+    redirectUrl: NotRequired[str]
+    clientSecret: NotRequired[str]
+    processorData: NotRequired[Mapping[str, object]]
+    errorCode: NotRequired[str]
+    errorMessage: NotRequired[str | None]
+    declineCategory: NotRequired[DeclineClass | None]
+    customerMessage: NotRequired[str]
+
+
+def order_json(order: Order) -> OrderJson:
     """Return an order as merchants see it; amounts in minor units."""
-    failure = None
+    failure: LastErrorJson | None = None
     if order.last_error_code is not None:
         failure = {"code": order.last_error_code, "message": order.last_error_message}
     return {

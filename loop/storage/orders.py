@@ -1,6 +1,6 @@
 """Orders with their attempt in hand: create, lock, read, write back, list."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -176,8 +176,7 @@ async def stale(reader: Reader, before: datetime, *, job_key_prefix: str, limit:
 class OrderFilter:
     """Which of a merchant's orders; None leaves a condition out. Amounts in minor units.
 
-    `any_id` is an order's own id, the merchant's, or a processor's for one of its payments or refunds;
-    `amounts` what a typed amount may mean, 0 for nothing.
+    `any_id` is an order's own id, the merchant's, or a processor's for one of its payments or refunds.
     """
 
     status: str | None = None
@@ -191,7 +190,7 @@ class OrderFilter:
     customer_email: str | None = None
     needs_review: Literal[True] | None = None
     any_id: str | None = None
-    amounts: tuple[int, int, int] | None = None
+    amount: int | None = None
     is_test: bool | None = None
 
 
@@ -222,9 +221,9 @@ _CONDITIONS: dict[str, ColumnElement[bool]] = {
     "amount_min": _orders.c.amount_minor >= bindparam("amount_min"),
     "amount_max": _orders.c.amount_minor <= bindparam("amount_max"),
     "customer_email": _orders.c.customer_email == bindparam("customer_email"),
-    "needs_review": literal_column("orders.needs_review", Boolean),  # literal, as in the partial index
+    "needs_review": literal_column("orders.needs_review", Boolean),  # as in the partial index
     "any_id": _orders.c.id.in_(_KNOWN_AS),
-    "amounts": _orders.c.amount_minor.in_([bindparam(f"amount_{place}") for place in range(3)]),
+    "amount": _orders.c.amount_minor == bindparam("amount"),
 }
 _LISTS: dict[tuple[str, ...], Statement[Order]] = {}
 _PAGES: dict[tuple[str, ...], Statement[Order]] = {}
@@ -233,8 +232,9 @@ _COUNTS: dict[tuple[str, ...], Statement[int]] = {}
 
 def _given(order_filter: OrderFilter) -> tuple[dict[str, object], list[ColumnElement[bool]]]:
     given = {name: value for name, value in values_of(order_filter).items() if value is not None}
-    conditions = [_OF_MERCHANT, *(_CONDITIONS[name] for name in given)]
-    given.update({f"amount_{place}": each for place, each in enumerate(order_filter.amounts or ())})
+    # What the parts of `any_id` find is of the merchant already; said again, it would have SQLite read all its orders.
+    owned = [] if "any_id" in given else [_OF_MERCHANT]
+    conditions = [*owned, *(_CONDITIONS[name] for name in given)]
     return given, conditions
 
 
@@ -255,6 +255,18 @@ async def list_after(
             Order,
         )
     return await reader.all(_LISTS[key], {"merchant_id": merchant_id, "before_id": before_id, "limit": limit, **given})
+
+
+async def list_any_after(
+    reader: Reader, merchant_id: str, filters: Iterable[OrderFilter], *, before_id: str | None, limit: int
+) -> list[Order]:
+    """Return a cursor page of what any of a few filters finds, of which no two find the same order."""
+    found = [
+        order
+        for each in filters
+        for order in await list_after(reader, merchant_id, each, before_id=before_id, limit=limit)
+    ]
+    return sorted(found, key=lambda order: order.id, reverse=True)[:limit]
 
 
 async def list_page(

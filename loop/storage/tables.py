@@ -160,10 +160,11 @@ class Orders(SQLModel, table=True):
         Index("ix_orders_merchant_id_id", "merchant_id", "is_test", "id"),
         Index("ix_orders_merchant_id_external_id", "merchant_id", "external_id"),
         Index("ix_orders_merchant_id_status_id", "merchant_id", "is_test", "status", "id"),
-        Index("ix_orders_merchant_id_amount_minor_id", "merchant_id", "amount_minor", "id"),
+        Index("ix_orders_merchant_id_amount_minor_id", "merchant_id", "is_test", "amount_minor", "id"),
         Index(
             "ix_orders_merchant_id_customer_email_id",
             "merchant_id",
+            "is_test",
             "customer_email",
             "id",
             sqlite_where=text("customer_email IS NOT NULL"),
@@ -172,8 +173,10 @@ class Orders(SQLModel, table=True):
         Index(
             "ix_orders_in_review",
             "merchant_id",
+            "is_test",
+            "needs_review",
             "id",
-            sqlite_where=text("needs_review"),
+            sqlite_where=text("needs_review = 1"),
             postgresql_where=text("needs_review"),
         ),
         Index(
@@ -291,7 +294,7 @@ class Refunds(SQLModel, table=True):
     __tablename__ = "refunds"
     __table_args__ = (
         CheckConstraint("amount_minor > 0", name="ck_refunds_amount"),
-        Index("ix_refunds_reference", "processor_reference"),
+        Index("ix_refunds_reference", "processor_reference", "merchant_id"),
         Index("ix_refunds_merchant_id_id", "merchant_id", "id"),
     )
     id: str = Field(primary_key=True, max_length=40)

@@ -12,11 +12,8 @@ from loop.domain.orders import Order, OrderStatus
 from loop.storage import orders
 from loop.storage.orders import OrderInHand
 from loop.storage.statements import Parameters, Write
-from loop.telemetry import get_logger
 from loop.workflows import webhooks
 from loop.workflows.context import Context
-
-log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +78,6 @@ async def create(context: Context, merchant_id: str, new: NewOrder) -> Order:
     order, writes = creating(context, merchant_id, new)
     await context.database.write_at_once(writes)
     context.runner.wake()
-    log.info("order.created", order_id=order.id, merchant_id=merchant_id)
     return order
 
 

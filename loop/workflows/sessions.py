@@ -13,7 +13,7 @@ from loop.domain.ids import PREFIX_TOKEN_FAMILY
 from loop.storage import sessions
 from loop.storage.database import Session
 from loop.storage.sessions import RefreshToken, SignInSession
-from loop.telemetry import get_logger
+from loop.telemetry import get_logger, redact_text
 from loop.workflows import audit
 from loop.workflows.context import Context
 from loop.workflows.tokens import Claims, issue_access_token
@@ -135,7 +135,8 @@ def _address(context: Context) -> str | None:
 def _shortened(user_agent: str | None) -> str | None:
     if user_agent is None:
         return None
-    return "".join(each for each in user_agent if each.isprintable())[:USER_AGENT_CHARACTERS] or None
+    shown = redact_text("".join(each for each in user_agent if each.isprintable()))
+    return shown[:USER_AGENT_CHARACTERS] or None
 
 
 async def close(context: Context, refresh_token: str) -> None:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -13,6 +14,7 @@ from loop.workflows import merchants, processor_configs, sessions
 from loop.workflows.context import Context
 from loop.workflows.merchants import NewApiKey, NewMerchant
 from loop.workflows.processor_configs import ConfigChange
+from tests.api.contract import require_documented
 
 PASSWORD = "correct horse battery"
 
@@ -80,7 +82,9 @@ class Shop:
             headers={**given, **({"Content-Type": "application/json"} if sent else {}), **(headers or {})},
             allow_redirects=False,
         ) as response:
-            return Answer(response.status, await response.text(), response.headers)
+            answer = Answer(response.status, await response.text(), response.headers)
+        require_documented(method, urlsplit(path).path, status=answer.status, headers=answer.headers, text=answer.text)
+        return answer
 
     async def get(self, path: str, **more: Unpack[Extras]) -> Answer:
         return await self.call("GET", path, **more)

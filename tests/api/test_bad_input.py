@@ -26,6 +26,7 @@ UNSOUND: list[bytes] = [
     b'\xef\xbb\xbf{"amount":1}', b'{"amount":NaN}', b'{"amount":Infinity}', b'{"amount":-Infinity}',
     b'{"amount":1,"metadata":{"a":NaN}}', b'{"amount":1,"amount":2}', b'{"amount":1,"metadata":{"a":1,"a":1}}',
     b'{"amount":1,"metadata":{"a":1e400}}', b'{"amount":1,"metadata":{"a":9223372036854775808}}',
+    b'{"amount":1' + b"0" * 300 + b"}", b'{"amount":-1' + b"0" * 300 + b"}",
     b'{"amount":1,"metadata":{"a":' + b"9" * 5000 + b"}}", b'{"amount":1,"description":"\xff\xfe"}',
     b'{"amount":1,"description":"\xed\xa0\x80"}', b'{"amount":1,"description":"\\ud800"}',
     b'{"amount":1,"description":"\\udc00\\ud800"}', b'{"amount":1,"metadata":{"\\udfff":1}}',
@@ -48,6 +49,7 @@ async def test_what_is_no_sound_json_is_refused(shop: Shop) -> None:
 NO_ORDERS: list[dict[str, Any]] = [
     {}, {"amount": None}, {"amount": 0}, {"amount": -1}, {"amount": 1.5}, {"amount": 1.0}, {"amount": "1"},
     {"amount": True}, {"amount": [1]}, {"amount": {}}, {"amount": 10**12 + 1}, {"amount": 2**63 - 1},
+    {"amount": 1e300}, {"amount": False}, {"amount": -(2**63)},
     {"amount": 1, "currency": 5}, {"amount": 1, "currency": None}, {"amount": 1, "externalId": ""},
     {"amount": 1, "externalId": "x" * 256}, {"amount": 1, "externalId": 5}, {"amount": 1, "customerId": "x" * 256},
     {"amount": 1, "customerEmail": "nobody"}, {"amount": 1, "customerEmail": "a" * 320 + "@b"},
@@ -193,9 +195,31 @@ async def test_a_body_that_stops_is_refused(shop: Shop, monkeypatch: pytest.Monk
     assert b"body_too_slow" in answer
 
 
+FRAMINGS = {
+    "two lengths": "Content-Length: 2\r\nContent-Length: 3",
+    "a length and chunks": "Content-Length: 2\r\nTransfer-Encoding: chunked",
+    "a negative length": "Content-Length: -1",
+    "a length in words": "Content-Length: two",
+    "a length in hex": "Content-Length: 0x2",
+    "an unknown coding": "Transfer-Encoding: gzip",
+    "a space before the colon": "Content-Length : 2",
+    "a folded header": "X-Folded: a\r\n b",
+}
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+async def test_a_request_whose_end_two_readers_could_see_differently_is_refused(shop: Shop, framing: str) -> None:
+    answer = await asyncio.to_thread(ask, shop, f"{FRAMINGS[framing]}\r\nConnection: close", b"{}\r\n")
+    assert answer.splitlines()[0].startswith(b"HTTP/1.1 400 "), answer
+    assert b"Server" not in answer
+    assert await stored(shop) == 0
+
+
 async def test_too_many_headers_and_too_long_a_query_are_refused(shop: Shop) -> None:
     many = await shop.get("/health", headers={f"X-{n}": "1" for n in range(110)})
     assert (many.status, many.code) == (400, "too_many_headers")
+    large = await shop.get("/health", headers={f"X-{n}": "x" * 8_000 for n in range(5)})
+    assert (large.status, large.code) == (400, "headers_too_large")
     long = await shop.get(f"/v1/orders?externalId={'x' * 9000}")
     assert (long.status, long.code) == (400, "query_too_long")
 

@@ -88,7 +88,7 @@ async def test_pages_follow_each_other_without_gap_or_repeat(desk: Desk, shop: S
 async def test_export_holds_what_the_filter_finds(desk: Desk, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orders_page, "CSV_ROWS_AT_ONCE", 2)
     wanted = [(await shop.order(externalId=f"n-{number}", amount=1_050))["id"] for number in range(5)]
-    await shop.order(externalId="=1+1", currency="JPY", amount=500)
+    await shop.order(externalId="=1+1", description="\uff1d1+1", currency="JPY", amount=500)
     answer = await desk.get("/dashboard/orders.csv?currency=USD")
     assert answer.headers["Content-Type"].startswith("text/csv")
     rows = list(csv.DictReader(io.StringIO(answer.text)))
@@ -96,6 +96,7 @@ async def test_export_holds_what_the_filter_finds(desk: Desk, shop: Shop, monkey
     assert {row["amount"] for row in rows} == {"10.50"}
     (formula,) = csv.DictReader(io.StringIO((await desk.get("/dashboard/orders.csv?currency=JPY")).text))
     assert (formula["externalId"], formula["amount"]) == ("'=1+1", "500")
+    assert formula["description"] == "'\uff1d1+1"
 
 
 async def test_export_is_for_who_is_signed_in(shop: Shop) -> None:

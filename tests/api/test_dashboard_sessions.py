@@ -62,8 +62,12 @@ async def test_guesses_are_slowed_down(stranger: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    "wanted", ["//evil.example", "https://evil.example", "/dashboard//evil", "/api/me", "/dashboard\\@evil", ""]
-)
+    "wanted",
+    [
+        "//evil.example", "https://evil.example", "/dashboard//evil", "/api/me", "/dashboard\\@evil", "",
+        "/dashboard/../return/att_1", "/dashboard/./../x", "/dashboard/orders/..",
+    ],
+)  # fmt: skip
 async def test_a_sign_in_leads_nowhere_else(stranger: Desk, wanted: str) -> None:
     assert (await stranger.sign_in(next=wanted)).location == "/dashboard"
 

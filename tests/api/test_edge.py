@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -15,7 +15,6 @@ from starlette.types import ASGIApp, Message
 from loop import telemetry
 from loop.runtime import Running
 from loop.server import app as application
-from loop.server.api import health
 from tests.api.client import Shop
 
 ORIGIN = "https://dashboard.example"
@@ -72,7 +71,7 @@ async def test_not_ready_without_a_database(served: Running, shop: Shop) -> None
 async def test_a_sane_correlation_id_is_kept(shop: Shop, header: str) -> None:
     for mine in ("abc-123.DEF:x_y", "a" * 128):
         assert (await shop.get("/health", headers={header: mine})).headers["X-Correlation-ID"] == mine
-    for bad in ("a b", "a" * 129, "", "é", '"<script>"'):
+    for bad in ("a b", "a" * 129, "", "é", '"<script>"', "4242424242424242", "card:4242-4242-4242-4242"):
         given = (await shop.get("/health", headers={header: bad})).headers["X-Correlation-ID"]
         assert given != bad
         assert re.fullmatch("[0-9a-f]{24}", given)
@@ -128,6 +127,8 @@ async def test_only_named_origins_may_call_from_a_browser(shop: Shop) -> None:
     assert "POST" in allowed.headers["Access-Control-Allow-Methods"]
     assert "X-API-Key" in allowed.headers["Access-Control-Allow-Headers"]
     assert allowed.headers["Vary"] == "Origin"
+    assert int(allowed.headers["Access-Control-Max-Age"]) == 600
+    assert "Access-Control-Allow-Credentials" not in allowed.headers
     for origin in ("https://evil.example", f"{ORIGIN}.evil.example", "null", f"{ORIGIN}:444", "http://localhost"):
         denied = await shop.call("OPTIONS", "/v1/orders", auth={}, headers={"Origin": origin, **ask})
         assert "Access-Control-Allow-Origin" not in denied.headers
@@ -139,7 +140,29 @@ async def test_only_named_origins_may_call_from_a_browser(shop: Shop) -> None:
     assert refused.headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
 
 
-async def ask(app: ASGIApp, path: str) -> list[Message]:
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/health", 200), ("/health/ready", 200), ("/nowhere", 404), ("/v1/orders", 200), ("/api/me", 200),
+        ("/webhooks/stripe", 405), ("/checkout/cs_1", 404), ("/return/att_1", 404), ("/sandbox/payments/x", 404),
+        ("/dashboard/sign-in", 200), ("/dashboard", 303), ("/assets/pages.css", 200), ("/assets/none.css", 404),
+    ],
+)  # fmt: skip
+async def test_pages_files_and_errors_carry_the_safe_headers_too(shop: Shop, path: str, status: int) -> None:
+    answer = await shop.get(path)
+    assert answer.status == status
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Referrer-Policy"] in ("no-referrer", "same-origin")
+    policy = answer.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert ("no-store" in answer.headers["Cache-Control"]) != path.startswith("/assets/pages.css")
+    assert "Server" not in answer.headers
+    assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+async def ask(app: ASGIApp, path: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> list[Message]:
     """Ask an application that listens nowhere; return the messages of its answer."""
     sent: list[Message] = []
 
@@ -149,9 +172,20 @@ async def ask(app: ASGIApp, path: str) -> list[Message]:
     async def receive() -> Message:
         return {"type": "http.request"}
 
-    scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}
+    scope = {"type": "http", "method": "GET", "path": path, "headers": [*headers], "query_string": b""}
     await app(scope, receive, send)
     return sent
+
+
+async def test_any_origin_may_call_but_with_nothing_that_the_browser_keeps(served: Running) -> None:
+    anybody = replace(served.context.settings, cors_origins=("*",))
+    app = application.create_app(replace(served.context, settings=anybody))
+    headers = dict((await ask(app, "/health", [(b"origin", b"https://evil.example")]))[0]["headers"])
+    assert headers[b"access-control-allow-origin"] == b"*"
+    assert b"RateLimit-Remaining" in headers[b"access-control-expose-headers"]
+    assert b"access-control-allow-credentials" not in headers
+    assert b"vary" not in headers
+    assert b"access-control-allow-origin" not in dict((await ask(app, "/health"))[0]["headers"])
 
 
 async def test_behind_https_browsers_are_told_to_stay_there(served: Running) -> None:
@@ -166,7 +200,7 @@ async def test_what_nobody_foresaw_is_told_to_the_log_only(
     async def fail(_request: Request) -> Response:
         raise RuntimeError("the password is hunter2, said /srv/loop/server/secret.py")
 
-    monkeypatch.setattr(health, "routes", [Route("/health", fail, methods=["GET"])])
+    monkeypatch.setattr(application, "API_ROUTES", [Route("/health", fail, methods=["GET"])])
     sent = await ask(application.create_app(served.context), "/health")
     body = json.loads(sent[1]["body"])
     assert sent[0]["status"] == 500

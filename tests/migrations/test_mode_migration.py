@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, text
 from loop.storage.columns import UtcTime
 from loop.storage.migrate import SchemaState, _config, _state, _with_connection, migrate
 
-BEFORE = "2026_11_26_dashboard_lists"
+BEFORE = "2026_11_26_webhook_endpoints"
 THEN = datetime(2026, 3, 1, tzinfo=UTC)
 
 

@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from loop.domain import polling
-from loop.domain.attempts import Approved
+from loop.domain.attempts import Approved, Declined
 from loop.domain.deliveries import MAX_TRIES
 from loop.domain.disputes import AT_STAKE, DECIDED
+from loop.domain.failover import DeclineFinality
 from loop.domain.orders import PAYMENT_EVENTS, TABLE, Next, OrderStatus
 from tests.workflow.order_processors import Bank, captured, hold_or_charge
 from tests.workflow.order_world import World
@@ -174,15 +175,22 @@ class Books:
     def _check_processors(self, order: Row) -> None:
         """Compare with the processors: one of them at most keeps money, and Loop never claims more than moved."""
         kept = []
-        for attempt in self.attempts.get(order["id"], []):
+        tried = self.attempts.get(order["id"], [])
+        for attempt in tried:
             bank = self.bank_of(attempt)
             known = bank.payment_of(attempt["id"])
             taken, given_back = self.moved(attempt)
             assert taken <= captured(known), f"{attempt['id']}: Loop says that {taken} was taken"
             assert known is None or known.refunded_minor <= captured(known)
             assert given_back <= (known.refunded_minor if known else 0)
-            if known is not None and hold_or_charge(known) > 0 and attempt["id"] not in bank.late:
+            if known is None:
+                continue
+            if hold_or_charge(known) > 0 and attempt["id"] not in bank.late:
                 kept.append(attempt["id"])
+                assert attempt["status"] not in ("failed", "cancelled"), f"{attempt['id']} is paid, not failed"
+            is_open = isinstance(known.outcome, Declined) and known.outcome.reference is not None
+            may_be_paid = is_open and bank.capabilities.decline_finality is DeclineFinality.UNTIL_CANCELLED
+            assert attempt is tried[-1] or not may_be_paid, f"{attempt['id']} may be paid, and another has begun"
         assert len(kept) <= 1, f"the customer of {order['id']} pays twice: {kept}"
 
     def moved(self, attempt: Row) -> tuple[int, int]:

@@ -391,7 +391,7 @@ class OrderMachine(RuleBasedStateMachine):
 
     # The processors.
 
-    @rule(operation=st.sampled_from(OPERATIONS), coming=st.lists(weathers, min_size=1, max_size=3))
+    @rule(operation=st.sampled_from(OPERATIONS), coming=st.lists(weathers, min_size=2, max_size=3))
     def weather(self, operation: str, coming: list[Weather]) -> None:
         self.world.set_weather(operation, coming)
 

@@ -132,6 +132,15 @@ async def test_what_a_client_calls_itself_is_kept_short_and_printable(context: C
     assert session.user_agent == "Firefox" + "x" * 193
 
 
+async def test_a_client_s_name_keeps_no_card_number_and_no_key(context: Context) -> None:
+    registered = await merchants.register(context, SHOP, user_agent="till 4242 4242 4242 4242 sk_live_canary0123456789")
+    (session,) = await sessions.list_live(context, registered.profile.merchant.id)
+    assert session.user_agent is not None
+    assert session.user_agent.startswith("till ")
+    assert "4242" not in session.user_agent
+    assert "canary" not in session.user_agent
+
+
 async def test_no_token_is_kept_as_it_is(context: Context) -> None:
     signed_in = await merchants.register(context, SHOP)
     async with context.database.transaction() as session:

@@ -1,5 +1,6 @@
 """API keys: make one, list them, replace one, and revoke one."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Annotated, Final, Literal
 
@@ -7,9 +8,11 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from loop.domain.scopes import ALL
 from loop.server.auth import acting, authenticate, key_cache
+from loop.server.operations import Link, Operation, describes
 from loop.server.request import Body, Time, body, context_of, json_response, path_id, time_text
 from loop.storage.merchants import ApiKey
 from loop.workflows import merchants
@@ -33,6 +36,36 @@ class Rotation(Body):
     overlap_hours: Annotated[int, Field(ge=0, le=MAX_OVERLAP // HOUR)] = 24
 
 
+class KeyJson(TypedDict):
+    """An API key, of which only the beginning is shown."""
+
+    id: str
+    name: str
+    prefix: str
+    mode: str
+    scopes: Sequence[str]
+    expiresAt: str | None
+    lastUsedAt: str | None
+    createdAt: str
+
+
+class MadeKeyJson(TypedDict):
+    """A new key, whose secret is shown this once."""
+
+    apiKey: KeyJson
+    secret: str
+
+
+class RotatedKeyJson(MadeKeyJson):
+    """A new key and the one that it replaces."""
+
+    replaced: KeyJson
+
+
+_OF_KEY: Final = {"key_id": "/apiKey/id"}
+
+
+@describes(Operation("listApiKeys", answer=list[KeyJson]))
 async def list_keys(request: Request) -> Response:
     """Answer the keys that are not revoked, newest first."""
     caller = await authenticate(request)
@@ -40,6 +73,17 @@ async def list_keys(request: Request) -> Response:
     return json_response([_key_json(key) for key in found])
 
 
+@describes(
+    Operation(
+        "createApiKey",
+        answer=MadeKeyJson,
+        status=201,
+        body=NewKey,
+        errors=("too_many_api_keys",),
+        example={"name": "till", "mode": "test"},
+        links=[Link("rotateApiKey", _OF_KEY), Link("revokeApiKey", _OF_KEY)],
+    )
+)
 async def create(request: Request) -> Response:
     """Make a key and answer it this once. A key may not make keys: whoever found one could never be locked out."""
     caller = await authenticate(request)
@@ -49,6 +93,16 @@ async def create(request: Request) -> Response:
     return json_response({"apiKey": _key_json(key), "secret": secret}, status=201)
 
 
+@describes(
+    Operation(
+        "rotateApiKey",
+        answer=RotatedKeyJson,
+        status=201,
+        body=Rotation,
+        errors=("invalid_status", "too_many_api_keys"),
+        example={"overlapHours": 24},
+    )
+)
 async def rotate(request: Request) -> Response:
     """Replace a key by one that may do the same, and answer that this once; the old one stays good for a while."""
     caller = await authenticate(request)
@@ -61,6 +115,7 @@ async def rotate(request: Request) -> Response:
     return json_response({"apiKey": _key_json(key), "secret": secret, "replaced": _key_json(old)}, status=201)
 
 
+@describes(Operation("revokeApiKey", status=204))
 async def revoke(request: Request) -> Response:
     """Revoke a key: at once in this process, and in others when they have forgotten it."""
     caller = await authenticate(request)
@@ -71,7 +126,7 @@ async def revoke(request: Request) -> Response:
     return Response(status_code=204)
 
 
-def _key_json(key: ApiKey) -> dict[str, object]:
+def _key_json(key: ApiKey) -> KeyJson:
     return {
         "id": key.id,
         "name": key.name,

@@ -7,15 +7,55 @@ from pydantic.alias_generators import to_camel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from loop.domain.audit import AuditEntry
 from loop.server.auth import authenticate
+from loop.server.operations import CURSOR, Operation, describes
 from loop.server.request import DEFAULT_LIMIT, MAX_LIMIT, context_of, json_response, query_of, time_text, whole_number
 from loop.storage import audit
 
 MAX_SEQ: Final = 2**53
 
 
+class ActorJson(TypedDict):
+    """Who acted, and from where."""
+
+    kind: str
+    id: str | None
+    address: str | None
+
+
+class AuditEntryJson(TypedDict):
+    """One change: what of the subject was and is, and the hash that chains it to the entry before."""
+
+    id: str
+    seq: int
+    action: str
+    subject: str
+    actor: ActorJson
+    before: Mapping[str, object] | None
+    after: Mapping[str, object] | None
+    correlationId: str | None
+    createdAt: str
+    hash: str
+
+
+class AuditLogJson(TypedDict):
+    """Entries, newest first, from a cursor on."""
+
+    data: list[AuditEntryJson]
+    hasMore: bool
+    nextCursor: str | None
+
+
+_QUERY: Final = {
+    **CURSOR,
+    "cursor": {"type": "integer", "minimum": 1, "maximum": MAX_SEQ, "description": "A nextCursor of this list."},
+}
+
+
+@describes(Operation("listAuditLog", answer=AuditLogJson, query=_QUERY))
 async def list_entries(request: Request) -> Response:
     """List the merchant's entries from a cursor on."""
     caller = await authenticate(request)
@@ -35,7 +75,7 @@ async def list_entries(request: Request) -> Response:
     )
 
 
-def _entry_json(entry: AuditEntry) -> dict[str, object]:
+def _entry_json(entry: AuditEntry) -> AuditEntryJson:
     return {
         "id": entry.id,
         "seq": entry.seq,

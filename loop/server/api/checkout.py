@@ -1,5 +1,6 @@
 """Checkout sessions: create the hosted page of an order, read it, close it."""
 
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Final
 
@@ -7,10 +8,12 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from loop.domain.money import Money
 from loop.server.auth import acting, authenticate
 from loop.server.idempotency import create_once, keyed_request
+from loop.server.operations import Link, Operation, describes
 from loop.server.request import (
     Amount,
     Body,
@@ -26,7 +29,7 @@ from loop.server.request import (
     validation_failed,
 )
 from loop.workflows import checkout
-from loop.workflows.checkout import NewSession, SessionInHand
+from loop.workflows.checkout import NewSession, SessionInHand, SessionStatus
 from loop.workflows.context import Context
 
 DAY_S: Final = 86_400
@@ -59,6 +62,55 @@ class CreateSession(Body):
     expires_in: Annotated[int, Field(ge=MIN_EXPIRES_IN_S, le=MAX_EXPIRES_IN_S)] = DAY_S
 
 
+class NewSessionJson(TypedDict):
+    """Where to send the customer, and until when."""
+
+    id: str
+    url: str
+    expiresAt: str
+
+
+class LineItemJson(TypedDict):
+    """One line of what is bought; `amount` in minor units for one of `quantity`."""
+
+    name: str
+    amount: int
+    quantity: int
+
+
+class SessionJson(TypedDict):
+    """A checkout session with what its customer pays; amount in minor units."""
+
+    id: str
+    url: str
+    amount: int
+    currency: str
+    status: SessionStatus
+    orderId: str
+    customerId: str | None
+    customerEmail: str | None
+    metadata: Mapping[str, object] | None
+    lineItems: Sequence[LineItemJson]
+    expiresAt: str
+    completedAt: str | None
+    createdAt: str
+
+
+_OF_SESSION: Final = {"session_id": "/id"}
+
+
+@describes(
+    Operation(
+        "createCheckoutSession",
+        answer=NewSessionJson,
+        status=201,
+        body=CreateSession,
+        errors=("invalid_currency", "invalid_status", "not_found"),
+        is_keyed=True,
+        example={"amount": 4999, "currency": "USD", "successUrl": "https://shop.example/thanks"},
+        links=[Link("getCheckoutSession", _OF_SESSION), Link("expireCheckoutSession", _OF_SESSION)],
+    )
+)
 async def create(request: Request) -> Response:
     """Create a session, with its order unless it is for one that is there."""
     caller = await authenticate(request)
@@ -93,6 +145,7 @@ def _new_session(wanted: CreateSession) -> NewSession:
     )
 
 
+@describes(Operation("getCheckoutSession", answer=SessionJson, links=[Link("getOrder", {"order_id": "/orderId"})]))
 async def get(request: Request) -> Response:
     """Answer one session."""
     caller = await authenticate(request)
@@ -101,6 +154,7 @@ async def get(request: Request) -> Response:
     return json_response(_session_json(context, await checkout.get(context, caller.merchant_id, session_id)))
 
 
+@describes(Operation("expireCheckoutSession", answer=SessionJson, body=Body, errors=("invalid_status",), example={}))
 async def expire(request: Request) -> Response:
     """Close a session before its time is up."""
     caller = await authenticate(request)
@@ -110,7 +164,7 @@ async def expire(request: Request) -> Response:
     return json_response(_session_json(context, await checkout.expire(context, caller.merchant_id, session_id)))
 
 
-def _session_json(context: Context, found: SessionInHand) -> dict[str, object]:
+def _session_json(context: Context, found: SessionInHand) -> SessionJson:
     session, order = found.session, found.order.order
     return {
         "id": session.id,
@@ -122,7 +176,10 @@ def _session_json(context: Context, found: SessionInHand) -> dict[str, object]:
         "customerId": order.customer_id,
         "customerEmail": order.customer_email,
         "metadata": order.metadata,
-        "lineItems": session.line_items,
+        "lineItems": [
+            {"name": each["name"], "amount": each["amount"], "quantity": each["quantity"]}
+            for each in session.line_items
+        ],
         "expiresAt": time_text(session.expires_at),
         "completedAt": time_text(session.completed_at),
         "createdAt": time_text(session.created_at),

@@ -3,15 +3,34 @@
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
-from loop.domain.disputes import Dispute
+from loop.domain.disputes import Dispute, DisputeStatus
 from loop.domain.errors import not_found
 from loop.server.auth import authenticate
+from loop.server.operations import Operation, describes
 from loop.server.request import context_of, json_response, path_id, time_text
 from loop.storage import disputes as dispute_rows
 from loop.storage import orders as order_rows
 
 
+class DisputeJson(TypedDict):
+    """A dispute; `amount` in minor units of its own currency."""
+
+    disputeId: str
+    orderId: str
+    status: DisputeStatus
+    amount: int
+    currency: str
+    reason: str | None
+    dueBy: str | None
+    processor: str
+    processorDisputeId: str
+    createdAt: str
+    updatedAt: str
+
+
+@describes(Operation("listDisputes", answer=list[DisputeJson]))
 async def list_disputes(request: Request) -> Response:
     """List an order's disputes, newest first."""
     caller = await authenticate(request)
@@ -23,7 +42,7 @@ async def list_disputes(request: Request) -> Response:
     return json_response([_dispute_json(row) for row in found])
 
 
-def _dispute_json(row: Dispute) -> dict[str, object]:
+def _dispute_json(row: Dispute) -> DisputeJson:
     return {
         "disputeId": row.id,
         "orderId": row.order_id,

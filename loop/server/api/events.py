@@ -1,15 +1,50 @@
 """Events: what webhooks carried, for merchants who catch up."""
 
+from collections.abc import Mapping
+from typing import Final
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from loop.domain.errors import not_found
+from loop.domain.events import EventType
 from loop.server.auth import authenticate
+from loop.server.operations import CURSOR, Link, Operation, describes
 from loop.server.request import context_of, cursor_of, json_text, path_id
 from loop.storage import webhooks
 
 
+class EventJson(TypedDict):
+    """What a webhook carried; `payload` depends on `eventType`, and what is about no order has none of an order."""
+
+    id: str
+    eventType: EventType
+    orderId: str | None
+    externalId: str | None
+    amount: int | None
+    currency: str | None
+    status: str | None
+    processor: str | None
+    createdAt: str
+    seq: int | None
+    testMode: bool | None
+    payload: Mapping[str, object]
+
+
+class EventListJson(TypedDict):
+    """Events, newest first, from a cursor on."""
+
+    data: list[EventJson]
+    hasMore: bool
+    nextCursor: str | None
+
+
+_GET: Final = [Link("getEvent", {"event_id": "/data/0/id"})]
+
+
+@describes(Operation("listEvents", answer=EventListJson, query=CURSOR, links=_GET))
 async def list_events(request: Request) -> Response:
     """List a merchant's events, newest first, from a cursor on; each is the very text that its webhook carried."""
     caller = await authenticate(request)
@@ -28,6 +63,7 @@ async def list_events(request: Request) -> Response:
     return _raw_json(f'{{"data":[{",".join(event.body for event in page)}],{end[1:]}')
 
 
+@describes(Operation("getEvent", answer=EventJson))
 async def get(request: Request) -> Response:
     """Answer one event, as its webhook carried it."""
     caller = await authenticate(request)

@@ -1,13 +1,15 @@
 """Health: whether this process runs, and whether it can serve."""
 
 import asyncio
-from typing import Final
+from typing import Final, Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from loop.domain.errors import LoopError, unavailable
+from loop.server.operations import Operation, describes
 from loop.server.request import context_of, json_response, time_text
 from loop.storage import jobs
 from loop.telemetry import correlation_id, get_logger
@@ -17,11 +19,33 @@ log = get_logger(__name__)
 READY_WITHIN_S: Final = 2.0
 
 
+class HealthJson(TypedDict):
+    """This process runs."""
+
+    status: Literal["ok"]
+    timestamp: str
+    correlationId: str | None
+
+
+class ChecksJson(TypedDict):
+    """What serving needs."""
+
+    database: Literal["ok"]
+
+
+class ReadyJson(HealthJson):
+    """This process can serve."""
+
+    checks: ChecksJson
+
+
+@describes(Operation("getHealth", answer=HealthJson))
 async def health(request: Request) -> Response:
     """Say that this process answers; it looks at nothing else."""
     return json_response(_alive(request))
 
 
+@describes(Operation("getReadiness", answer=ReadyJson, errors=("not_ready",)))
 async def ready(request: Request) -> Response:
     """Say whether the database answers in time; else 503."""
     try:
@@ -33,7 +57,7 @@ async def ready(request: Request) -> Response:
     return json_response({**_alive(request), "checks": {"database": "ok"}})
 
 
-def _alive(request: Request) -> dict[str, object]:
+def _alive(request: Request) -> HealthJson:
     return {"status": "ok", "timestamp": time_text(context_of(request).now()), "correlationId": correlation_id()}
 
 

@@ -1,6 +1,6 @@
 """The merchant who calls: its profile, and for a person the secret that signs its webhooks."""
 
-from typing import Annotated, Final
+from typing import Annotated, Final, NotRequired
 
 from pydantic import Field
 from starlette.requests import Request
@@ -9,7 +9,8 @@ from starlette.routing import Route
 
 from loop.domain.failover import LateSuccess
 from loop.server.auth import Caller, acting, authenticate
-from loop.server.dashboard_shapes import merchant_json
+from loop.server.dashboard_shapes import MerchantJson, merchant_json
+from loop.server.operations import Operation, describes
 from loop.server.request import Body, body, context_of, json_response
 from loop.workflows import merchants
 from loop.workflows.context import Context
@@ -19,7 +20,7 @@ from loop.workflows.webhooks import reveal_secret
 _Text = Annotated[str, Field(max_length=4096)]
 
 
-class Changes(Body):
+class ProfileChanges(Body):
     """What to change; what is absent stays, and a `webhookUrl` of null removes the address."""
 
     name: _Text = ""
@@ -27,6 +28,13 @@ class Changes(Body):
     late_success: LateSuccess = LateSuccess.ACCEPT
 
 
+class ProfileJson(MerchantJson):
+    """A merchant; a person is shown the secret that signs what goes to its first endpoint."""
+
+    webhookSecret: NotRequired[str]
+
+
+@describes(Operation("getMerchant", answer=ProfileJson))
 async def show(request: Request) -> Response:
     """Answer the profile."""
     caller = await authenticate(request)
@@ -35,10 +43,19 @@ async def show(request: Request) -> Response:
     return json_response(_profile_json(context, caller, profile))
 
 
+@describes(
+    Operation(
+        "changeMerchant",
+        answer=ProfileJson,
+        body=ProfileChanges,
+        errors=("invalid_webhook_url",),
+        example={"name": "Ada's shop"},
+    )
+)
 async def change(request: Request) -> Response:
     """Change the profile and answer it."""
     caller = await authenticate(request)
-    sent = await body(request, Changes)
+    sent = await body(request, ProfileChanges)
     context = acting(request, caller)
     changes = ProfileChange(
         name=sent.name if "name" in sent.model_fields_set else None,
@@ -50,10 +67,10 @@ async def change(request: Request) -> Response:
     return json_response(_profile_json(context, caller, profile))
 
 
-def _profile_json(context: Context, caller: Caller, profile: Profile) -> dict[str, object]:
+def _profile_json(context: Context, caller: Caller, profile: Profile) -> MerchantJson | ProfileJson:
     shown = merchant_json(profile)
     if caller.is_person and profile.endpoint is not None:
-        shown["webhookSecret"] = reveal_secret(context, profile.endpoint)
+        return {**shown, "webhookSecret": reveal_secret(context, profile.endpoint)}
     return shown
 
 

@@ -1,5 +1,6 @@
 """Orders: create, list, read, pay, capture, cancel, and what happened to one."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Final, Literal
@@ -8,13 +9,15 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from loop.domain.errors import not_found
 from loop.domain.money import Money
 from loop.domain.orders import Order, OrderStatus
-from loop.domain.transactions import Transaction
+from loop.domain.transactions import Transaction, TransactionStatus, TransactionType
 from loop.server.auth import acting, authenticate
 from loop.server.idempotency import create_once, keyed_request, once
+from loop.server.operations import CURSOR, ORDER_FILTER, Link, Operation, describes
 from loop.server.payment_methods import Country, PaymentMethod, ProcessorName
 from loop.server.request import (
     Amount,
@@ -34,7 +37,7 @@ from loop.server.request import (
     time_text,
     validation_failed,
 )
-from loop.server.shapes import order_filter_of, order_json, payment_json
+from loop.server.shapes import OrderJson, OrderListJson, PaymentJson, order_filter_of, order_json, payment_json
 from loop.storage import orders as order_rows
 from loop.storage import transactions as transaction_rows
 from loop.workflows import captures, orders, payments, timeline
@@ -92,6 +95,69 @@ class CancelOrder(Body):
     reason: Annotated[str, Field(max_length=500)] | None = None
 
 
+class TransactionJson(TypedDict):
+    """One movement of an order's money; amount in minor units."""
+
+    id: str
+    orderId: str
+    type: TransactionType
+    amount: int
+    status: TransactionStatus
+    processor: str
+    processorTransactionId: str | None
+    errorCode: str | None
+    errorMessage: str | None
+    createdAt: str
+
+
+class EntryJson(TypedDict):
+    """One thing that happened to an order; `details` depends on `kind`."""
+
+    at: str
+    kind: Literal["attempt", "transaction", "refund", "dispute", "event", "delivery"]
+    title: str
+    details: Mapping[str, object]
+
+
+_OF_ORDER: Final = {"order_id": "/id"}
+_NEXT: Final = [
+    Link(name, _OF_ORDER)
+    for name in (
+        "getOrder",
+        "payOrder",
+        "captureOrder",
+        "cancelOrder",
+        "refundOrder",
+        "listRefunds",
+        "listDisputes",
+        "listTransactions",
+        "getTimeline",
+    )
+]
+_PAY_ERRORS: Final = (
+    "invalid_status",
+    "no_processor",
+    "no_eligible_processor",
+    "attempts_exhausted",
+    "previous_attempt_open",
+    "retry_pointless",
+    "processor_removed",
+)
+_CAPTURE_ERRORS: Final = ("invalid_status", "operation_in_progress", "unsupported_by_processor", "processor_removed")
+
+
+@describes(
+    Operation(
+        "createOrder",
+        answer=OrderJson,
+        status=201,
+        body=CreateOrder,
+        errors=("invalid_currency",),
+        is_keyed=True,
+        example={"amount": 4999, "currency": "USD", "externalId": "order-1001"},
+        links=_NEXT,
+    )
+)
 async def create(request: Request) -> Response:
     """Create an order; under an Idempotency-Key only once."""
     caller = await authenticate(request)
@@ -128,6 +194,14 @@ def _new_order(wanted: CreateOrder) -> NewOrder:
     )
 
 
+@describes(
+    Operation(
+        "listOrders",
+        answer=OrderListJson,
+        query={**CURSOR, **ORDER_FILTER},
+        links=[Link("getOrder", {"order_id": "/data/0/id"})],
+    )
+)
 async def list_orders(request: Request) -> Response:
     """List a merchant's orders, newest first, from a cursor on."""
     caller = await authenticate(request)
@@ -148,6 +222,7 @@ async def list_orders(request: Request) -> Response:
     )
 
 
+@describes(Operation("getOrder", answer=OrderJson))
 async def get(request: Request) -> Response:
     """Answer one order."""
     caller = await authenticate(request)
@@ -155,6 +230,16 @@ async def get(request: Request) -> Response:
     return json_response(order_json(await orders.get(acting(request, caller), caller.merchant_id, order_id)))
 
 
+@describes(
+    Operation(
+        "payOrder",
+        answer=PaymentJson,
+        body=PayOrder,
+        errors=_PAY_ERRORS,
+        is_keyed=True,
+        example={"paymentMethod": {"type": "card", "token": "tok_approve"}},
+    )
+)
 async def pay(request: Request) -> Response:
     """Start a payment and answer what is true of it after `wait` seconds at most."""
     caller = await authenticate(request)
@@ -185,6 +270,16 @@ async def pay(request: Request) -> Response:
     return await once(request, caller, content=content, operation=run)
 
 
+@describes(
+    Operation(
+        "captureOrder",
+        answer=OrderJson,
+        body=CaptureOrder,
+        errors=(*_CAPTURE_ERRORS, "capture_failed", "capture_exceeds_authorized"),
+        is_keyed=True,
+        example={"amount": 4999},
+    )
+)
 async def capture(request: Request) -> Response:
     """Take an authorized order's money."""
     caller = await authenticate(request)
@@ -204,6 +299,16 @@ async def capture(request: Request) -> Response:
     return await once(request, caller, content=content, operation=run)
 
 
+@describes(
+    Operation(
+        "cancelOrder",
+        answer=OrderJson,
+        body=CancelOrder,
+        errors=(*_CAPTURE_ERRORS, "cancel_failed"),
+        is_keyed=True,
+        example={"reason": "out of stock"},
+    )
+)
 async def cancel(request: Request) -> Response:
     """Cancel an order, at the processor first."""
     caller = await authenticate(request)
@@ -232,6 +337,7 @@ async def _order_if(
     return order if order.status in statuses and order.updated_at >= claim.began_at else None
 
 
+@describes(Operation("listTransactions", answer=list[TransactionJson]))
 async def list_transactions(request: Request) -> Response:
     """List an order's money movements, newest first."""
     caller = await authenticate(request)
@@ -243,7 +349,7 @@ async def list_transactions(request: Request) -> Response:
     return json_response([_transaction_json(transaction) for transaction in found])
 
 
-def _transaction_json(transaction: Transaction) -> dict[str, object]:
+def _transaction_json(transaction: Transaction) -> TransactionJson:
     return {
         "id": transaction.id,
         "orderId": transaction.order_id,
@@ -258,6 +364,7 @@ def _transaction_json(transaction: Transaction) -> dict[str, object]:
     }
 
 
+@describes(Operation("getTimeline", answer=list[EntryJson]))
 async def get_timeline(request: Request) -> Response:
     """List everything that happened to an order, in time order."""
     caller = await authenticate(request)

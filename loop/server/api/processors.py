@@ -6,9 +6,11 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from loop.domain.errors import ErrorKind, LoopError, not_found
 from loop.server.auth import Caller, acting, authenticate
+from loop.server.operations import Link, Operation, describes
 from loop.server.request import (
     Body,
     body,
@@ -42,7 +44,7 @@ class NewConfig(Body):
     test_mode: bool = True
 
 
-class Changes(Body):
+class ConfigChanges(Body):
     """What to change; what is absent or null stays."""
 
     enabled: bool | None = None
@@ -50,6 +52,26 @@ class Changes(Body):
     test_mode: bool | None = None
 
 
+class ConfigJson(TypedDict):
+    """An account at a processor, without its credentials; `warnings` say what is missing or odd."""
+
+    id: str
+    processor: str
+    enabled: bool
+    priority: int
+    testMode: bool
+    health: str
+    webhookUrl: str
+    warnings: list[str]
+    createdAt: str
+    updatedAt: str
+
+
+_MODE: Final = {"testMode": {"type": "string", "enum": ["true", "false"], "description": "Which account is meant."}}
+_OF_CONFIG: Final = {"name": "/processor"}
+
+
+@describes(Operation("listProcessors", answer=list[ConfigJson]))
 async def list_all(request: Request) -> Response:
     """Answer the merchant's accounts by priority; a test key sees none that is live."""
     caller = await authenticate(request)
@@ -58,6 +80,16 @@ async def list_all(request: Request) -> Response:
     return json_response([_config_json(context, config) for config in found if _may_touch(caller, config.is_test_mode)])
 
 
+@describes(
+    Operation(
+        "setProcessor",
+        answer=ConfigJson,
+        body=NewConfig,
+        errors=("invalid_processor", "invalid_credentials_fields", "live_mode_required", "mode_taken"),
+        example={"credentials": {}, "priority": 1},
+        links=[Link("changeProcessor", _OF_CONFIG), Link("removeProcessor", _OF_CONFIG)],
+    )
+)
 async def put(request: Request) -> Response:
     """Create the account at a processor of a mode, or replace it with its credentials."""
     caller = await authenticate(request)
@@ -71,12 +103,22 @@ async def put(request: Request) -> Response:
     return json_response(_config_json(context, config))
 
 
+@describes(
+    Operation(
+        "changeProcessor",
+        answer=ConfigJson,
+        body=ConfigChanges,
+        query=_MODE,
+        errors=("live_mode_required", "mode_taken"),
+        example={"priority": 2},
+    )
+)
 async def change(request: Request) -> Response:
     """Change an account, but not its credentials."""
     caller = await authenticate(request)
     context = acting(request, caller)
     name = path_id(request, "name", noun="processor")
-    sent = await body(request, Changes)
+    sent = await body(request, ConfigChanges)
     is_test = _mode_of(request, caller)
     _require_mode(caller, sent.test_mode)
     changes = ConfigChange(sent.enabled, sent.priority, sent.test_mode)
@@ -84,6 +126,7 @@ async def change(request: Request) -> Response:
     return json_response(_config_json(context, config))
 
 
+@describes(Operation("removeProcessor", status=204, query=_MODE))
 async def remove(request: Request) -> Response:
     """Remove an account: it takes no new payment, and goes on with those that it has taken."""
     caller = await authenticate(request)
@@ -119,7 +162,7 @@ def _mode_of(request: Request, caller: Caller) -> bool | None:
     return named == "true"
 
 
-def _config_json(context: Context, config: ProcessorConfig) -> dict[str, object]:
+def _config_json(context: Context, config: ProcessorConfig) -> ConfigJson:
     return {
         "id": config.id,
         "processor": config.processor,

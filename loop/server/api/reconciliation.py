@@ -1,21 +1,79 @@
 """Reconciliation: the days of a merchant's accounts that were compared with the processors' lists, and what differs."""
 
-from typing import Final
+from typing import Final, Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from loop.domain.errors import not_found
 from loop.domain.reconciliation import CurrencyTotals
 from loop.server.auth import authenticate
-from loop.server.dashboard_shapes import pagination_json
+from loop.server.dashboard_shapes import PaginationJson, pagination_json
+from loop.server.operations import PAGE, Operation, describes
 from loop.server.request import context_of, json_response, page_of, path_id, time_text
 from loop.storage import reconciliation as rows
 from loop.storage.reconciliation import Run
 from loop.workflows.reconciliation import told
 
 
+class TotalsJson(TypedDict):
+    """What moved in one currency, in its minor units."""
+
+    currency: str
+    chargedHere: int
+    chargedThere: int
+    refundedHere: int
+    refundedThere: int
+    fees: int
+
+
+class RunJson(TypedDict):
+    """A day of an account that was compared with the processor's list."""
+
+    id: str
+    processor: str
+    day: str
+    status: Literal["mismatch", "awaiting", "matched"]
+    matched: int
+    awaited: int
+    missingHere: int
+    missingThere: int
+    amountDiffers: int
+    totals: list[TotalsJson]
+    ranAt: str
+
+
+class RunPageJson(TypedDict):
+    """A page of days, newest first."""
+
+    data: list[RunJson]
+    pagination: PaginationJson
+
+
+class FindingJson(TypedDict):
+    """One difference; amounts in minor units, null on the side that has nothing."""
+
+    kind: str
+    movement: str
+    reference: str
+    orderId: str | None
+    refundId: str | None
+    amountHere: int | None
+    currencyHere: str | None
+    amountThere: int | None
+    currencyThere: str | None
+    occurredAt: str
+
+
+class ShownRunJson(RunJson):
+    """A day with what differs."""
+
+    findings: list[FindingJson]
+
+
+@describes(Operation("listReconciliations", answer=RunPageJson, query=PAGE))
 async def list_page(request: Request) -> Response:
     """Answer a page of the days that were compared, newest first."""
     caller = await authenticate(request)
@@ -27,6 +85,7 @@ async def list_page(request: Request) -> Response:
     return json_response({"data": [run_json(run) for run in found], "pagination": pagination_json(page, total)})
 
 
+@describes(Operation("getReconciliation", answer=ShownRunJson))
 async def show(request: Request) -> Response:
     """Answer one day with what differs."""
     caller = await authenticate(request)
@@ -39,7 +98,7 @@ async def show(request: Request) -> Response:
     return json_response({**run_json(run), "findings": [told(each) for each in findings]})
 
 
-def run_json(run: Run) -> dict[str, object]:
+def run_json(run: Run) -> RunJson:
     """Return a compared day as the API and the commands show it."""
     return {
         "id": run.id,
@@ -56,7 +115,7 @@ def run_json(run: Run) -> dict[str, object]:
     }
 
 
-def _totals_json(totals: CurrencyTotals) -> dict[str, object]:
+def _totals_json(totals: CurrencyTotals) -> TotalsJson:
     return {
         "currency": totals.currency,
         "chargedHere": totals.charged_here,

@@ -6,12 +6,14 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from loop.domain.errors import not_found
 from loop.domain.ids import PREFIX_REFUND
-from loop.domain.refunds import PUBLIC_STATUS, Refund
+from loop.domain.refunds import PUBLIC_STATUS, PublicStatus, Refund
 from loop.server.auth import acting, authenticate
 from loop.server.idempotency import once
+from loop.server.operations import Link, Operation, describes
 from loop.server.request import Amount, Body, context_of, json_response, parse, path_id, read_json, time_text
 from loop.storage import orders as order_rows
 from loop.storage import refunds as refund_rows
@@ -30,6 +32,34 @@ class RefundOrder(Body):
     reason: Annotated[str, Field(max_length=500)] | None = None
 
 
+class RefundJson(TypedDict):
+    """A refund as it is answered when it is made; amount in minor units."""
+
+    refundId: str
+    orderId: str
+    amount: int
+    status: PublicStatus
+
+
+class ListedRefundJson(RefundJson):
+    """A refund in the list of its order."""
+
+    reason: str | None
+    createdAt: str
+
+
+@describes(
+    Operation(
+        "refundOrder",
+        answer=RefundJson,
+        status=201,
+        body=RefundOrder,
+        errors=("invalid_status", "refund_exceeds_captured", "unsupported_by_processor", "processor_removed"),
+        is_keyed=True,
+        example={"amount": 1000, "reason": "damaged"},
+        links=[Link("listRefunds", {"order_id": "/orderId"})],
+    )
+)
 async def create(request: Request) -> Response:
     """Give back captured money."""
     caller = await authenticate(request)
@@ -67,7 +97,7 @@ async def _made(context: Context, merchant_id: str, refund_id: str | None) -> Re
     return found if found is not None and found.merchant_id == merchant_id else None
 
 
-def _answer(refund: Refund) -> dict[str, object]:
+def _answer(refund: Refund) -> RefundJson:
     return {
         "refundId": refund.id,
         "orderId": refund.order_id,
@@ -76,6 +106,7 @@ def _answer(refund: Refund) -> dict[str, object]:
     }
 
 
+@describes(Operation("listRefunds", answer=list[ListedRefundJson]))
 async def list_refunds(request: Request) -> Response:
     """List an order's refunds, newest first."""
     caller = await authenticate(request)

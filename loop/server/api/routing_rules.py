@@ -1,12 +1,13 @@
 """Routing rules: where a merchant's payments go, and a dry run that explains where one would."""
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, NotRequired, cast
 
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from loop.domain.ids import PREFIX_ORDER, PREFIX_ROUTING_RULE
 from loop.domain.money import Money
@@ -14,6 +15,7 @@ from loop.domain.routing import Assessment, RoutingDecision
 from loop.domain.routing_rules import Conditions, PaymentTraits, Rule, tied_to
 from loop.server.auth import acting, authenticate
 from loop.server.idempotency import once
+from loop.server.operations import Link, Operation, describes
 from loop.server.payment_methods import Brand, Country, MethodType, PaymentMethod, ProcessorName
 from loop.server.request import (
     Amount,
@@ -81,6 +83,83 @@ class ExamplePayment(Body):
     capture_method: Literal["automatic", "manual"] = "automatic"
 
 
+class ConditionsJson(TypedDict, total=False):
+    """What a payment must be; what is absent asks nothing."""
+
+    currencies: list[str]
+    amountMin: int
+    amountMax: int
+    brands: list[str]
+    countries: list[str]
+    paymentMethods: list[str]
+    metadata: dict[str, object]
+
+
+class RuleJson(TypedDict):
+    """A rule as it can be saved again, with its id and times."""
+
+    id: str
+    name: str
+    priority: int
+    enabled: bool
+    conditions: ConditionsJson
+    processors: NotRequired[list[str]]
+    split: NotRequired[dict[str, int]]
+    createdAt: str
+    updatedAt: str
+
+
+class SavedRuleJson(RuleJson):
+    """A rule with what is odd about it."""
+
+    warnings: list[str]
+
+
+class NamedRuleJson(TypedDict):
+    """The rule that decided."""
+
+    id: str
+    name: str
+
+
+class ObstacleJson(TypedDict):
+    """Why an account may not take a payment."""
+
+    code: str
+    message: str
+
+
+class AssessmentJson(TypedDict):
+    """One account: its place among those that may take the payment, and what speaks against it."""
+
+    processor: str
+    configId: str
+    place: int | None
+    obstacles: list[ObstacleJson]
+
+
+class DecisionJson(TypedDict):
+    """Who would take a payment, null for nobody, and everything that was found on the way."""
+
+    processor: str | None
+    rule: NamedRuleJson | None
+    reasons: list[str]
+    candidates: list[AssessmentJson]
+
+
+class TrialJson(DecisionJson):
+    """A dry run; the same `orderId` gives the same answer."""
+
+    orderId: str
+
+
+_OF_RULE: Final = {"rule_id": "/id"}
+_NEXT: Final = [Link(name, _OF_RULE) for name in ("getRoutingRule", "replaceRoutingRule", "removeRoutingRule")]
+_EXAMPLE: Final = {"name": "euros", "conditions": {"currencies": ["EUR"]}, "processors": ["sandbox"]}
+_ERRORS: Final = ("invalid_currency", "invalid_rule", "invalid_processor", "too_many_rules")
+
+
+@describes(Operation("listRoutingRules", answer=list[RuleJson]))
 async def list_rules(request: Request) -> Response:
     """Answer the merchant's rules in the order in which they are tried."""
     caller = await authenticate(request)
@@ -88,6 +167,18 @@ async def list_rules(request: Request) -> Response:
     return json_response([rule_json(stored) for stored in found])
 
 
+@describes(
+    Operation(
+        "createRoutingRule",
+        answer=SavedRuleJson,
+        status=201,
+        body=RuleBody,
+        errors=_ERRORS,
+        is_keyed=True,
+        example=_EXAMPLE,
+        links=_NEXT,
+    )
+)
 async def create(request: Request) -> Response:
     """Save a new rule and say what is odd about it."""
     caller = await authenticate(request)
@@ -104,6 +195,7 @@ async def create(request: Request) -> Response:
     return await once(request, caller, content=content, operation=run, subject_id=new_id)
 
 
+@describes(Operation("getRoutingRule", answer=RuleJson))
 async def get(request: Request) -> Response:
     """Answer one rule."""
     caller = await authenticate(request)
@@ -111,6 +203,7 @@ async def get(request: Request) -> Response:
     return json_response(rule_json(await routing.get_rule(context_of(request), caller.merchant_id, rule_id)))
 
 
+@describes(Operation("replaceRoutingRule", answer=SavedRuleJson, body=RuleBody, errors=_ERRORS, example=_EXAMPLE))
 async def replace(request: Request) -> Response:
     """Replace a rule's content and say what is odd about it."""
     caller = await authenticate(request)
@@ -120,6 +213,7 @@ async def replace(request: Request) -> Response:
     return json_response(_saved_json(saved))
 
 
+@describes(Operation("removeRoutingRule", status=204))
 async def remove(request: Request) -> Response:
     """Remove a rule."""
     caller = await authenticate(request)
@@ -128,6 +222,15 @@ async def remove(request: Request) -> Response:
     return Response(status_code=204)
 
 
+@describes(
+    Operation(
+        "testRoutingRules",
+        answer=TrialJson,
+        body=ExamplePayment,
+        errors=("invalid_currency",),
+        example={"amount": 4999, "currency": "EUR"},
+    )
+)
 async def try_out(request: Request) -> Response:
     """Explain where a payment would go; nothing is charged. The answer's orderId gives the same answer again."""
     caller = await authenticate(request)
@@ -176,28 +279,32 @@ def _conditions_of(sent: RuleConditions) -> Conditions:
     )
 
 
-def _saved_json(saved: SavedRule) -> dict[str, object]:
+def _saved_json(saved: SavedRule) -> SavedRuleJson:
     return {**rule_json(saved.stored), "warnings": list(saved.warnings)}
 
 
-def rule_json(stored: StoredRule) -> dict[str, object]:
+def rule_json(stored: StoredRule) -> RuleJson:
     """Return a rule as it can be saved again, with its id and times."""
     rule = stored.rule
     split = dict(zip(rule.processors, rule.weights, strict=False))
-    return {
+    shown: RuleJson = {
         "id": rule.id,
         "name": rule.name,
         "priority": rule.priority,
         "enabled": rule.is_enabled,
         "conditions": _conditions_json(rule.conditions),
-        **({"split": split} if split else {"processors": list(rule.processors)}),
         "createdAt": time_text(stored.created_at),
         "updatedAt": time_text(stored.updated_at),
     }
+    if split:
+        shown["split"] = split
+    else:
+        shown["processors"] = list(rule.processors)
+    return shown
 
 
-def _conditions_json(conditions: Conditions) -> dict[str, object]:
-    named: dict[str, object] = {
+def _conditions_json(conditions: Conditions) -> ConditionsJson:
+    named = {
         "currencies": list(conditions.currencies),
         "amountMin": conditions.amount_min_minor,
         "amountMax": conditions.amount_max_minor,
@@ -206,10 +313,10 @@ def _conditions_json(conditions: Conditions) -> dict[str, object]:
         "paymentMethods": list(conditions.payment_methods),
         "metadata": dict(conditions.metadata),
     }
-    return {name: value for name, value in named.items() if value not in (None, [], {})}
+    return cast("ConditionsJson", {name: value for name, value in named.items() if value not in (None, [], {})})
 
 
-def decision_json(decision: RoutingDecision) -> dict[str, object]:
+def decision_json(decision: RoutingDecision) -> DecisionJson:
     """Return who would take a payment, null for nobody, and everything that was found on the way."""
     rule = decision.rule
     places = {candidate.processor: place for place, candidate in enumerate(decision.candidates, start=1)}
@@ -221,7 +328,7 @@ def decision_json(decision: RoutingDecision) -> dict[str, object]:
     }
 
 
-def _assessment_json(assessment: Assessment, places: Mapping[str, int]) -> dict[str, object]:
+def _assessment_json(assessment: Assessment, places: Mapping[str, int]) -> AssessmentJson:
     candidate = assessment.candidate
     return {
         "processor": candidate.processor,

@@ -5,14 +5,67 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from loop.domain.money import require_currency
 from loop.domain.stats import CurrencyFigures, parse_period, summarize
 from loop.server.auth import authenticate
+from loop.server.operations import CURRENCY, MOMENT, Operation, describes
 from loop.server.request import context_of, json_response, query_of, time_text
 from loop.storage import stats
 
 
+class DayJson(TypedDict):
+    """One day: captured minor units of the orders created on it, and how many these were."""
+
+    date: str
+    volume: int
+    count: int
+
+
+class StatusCountJson(TypedDict):
+    """How many orders have a status."""
+
+    status: str
+    count: int
+
+
+class ProcessorCountJson(TypedDict):
+    """What one processor was given, and the share that succeeded in percent."""
+
+    processor: str
+    count: int
+    volume: int
+    successRate: float
+
+
+class FiguresJson(TypedDict):
+    """All figures of one currency, in its minor units; `successRate` in percent."""
+
+    currency: str | None
+    totalVolume: int
+    totalTransactions: int
+    successRate: float
+    averageTicket: int
+    volumeByDay: list[DayJson]
+    transactionsByStatus: list[StatusCountJson]
+    transactionsByProcessor: list[ProcessorCountJson]
+
+
+# The names that a period has in JSON are words of Python, so it cannot be written as a class.
+PeriodJson = TypedDict("PeriodJson", {"from": str, "to": str})
+
+
+class StatsJson(FiguresJson, PeriodJson):
+    """The figures of a period: of one currency at the top, and of each beside it."""
+
+    byCurrency: list[FiguresJson]
+
+
+_QUERY: Final = {"from": MOMENT, "to": MOMENT, "currency": CURRENCY}
+
+
+@describes(Operation("getStats", answer=StatsJson, query=_QUERY, errors=("invalid_currency",)))
 async def show(request: Request) -> Response:
     """Answer the figures of the merchant's orders that were created in a period."""
     caller = await authenticate(request)
@@ -38,7 +91,7 @@ async def show(request: Request) -> Response:
     )
 
 
-def _figures_json(figures: CurrencyFigures) -> dict[str, object]:
+def _figures_json(figures: CurrencyFigures) -> FiguresJson:
     return {
         "currency": figures.currency,
         "totalVolume": figures.volume_minor,

@@ -1,16 +1,17 @@
 """Webhook endpoints: where a merchant listens, to which events, with which secret, and whether it does."""
 
-from collections.abc import Mapping
-from typing import Annotated, Final
+from typing import Annotated, Final, NotRequired
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from loop.domain.events import EventType
 from loop.server.auth import Caller, acting, authenticate
 from loop.server.idempotency import once
+from loop.server.operations import Link, Operation, describes
 from loop.server.request import (
     Body,
     Time,
@@ -30,6 +31,7 @@ from loop.workflows.webhook_endpoints import EndpointChange, NewEndpoint
 from loop.workflows.webhooks import SECRET_OVERLAP, signing_secrets
 
 _NAMES: Final = frozenset({ALL_EVENTS, *EventType})
+_ONE_TYPE: Final = {"type": "string", "enum": sorted(map(str, _NAMES))}
 _Url = Annotated[str, Field(max_length=4096)]
 _Description = Annotated[str, Field(max_length=1000)]
 
@@ -47,6 +49,7 @@ def _require_event_types(names: list[str] | str) -> list[str]:
 _EventTypes = Annotated[
     Annotated[str, Field(max_length=80)] | Annotated[list[str], Field(max_length=100)],
     AfterValidator(_require_event_types),
+    WithJsonSchema({"anyOf": [_ONE_TYPE, {"type": "array", "items": _ONE_TYPE, "minItems": 1, "maxItems": 100}]}),
 ]
 
 
@@ -74,6 +77,53 @@ class Since(Body):
     since: Time
 
 
+class EndpointJson(TypedDict):
+    """An endpoint; a person is shown its secrets."""
+
+    id: str
+    url: str | None
+    description: str | None
+    events: list[str]
+    enabled: bool
+    disabledReason: str | None
+    failingSince: str | None
+    pausedUntil: str | None
+    pendingSecretUntil: str | None
+    createdAt: str
+    updatedAt: str
+    secret: NotRequired[str]
+    pendingSecret: NotRequired[str | None]
+
+
+class SentJson(TypedDict):
+    """The event that is on its way."""
+
+    id: str
+
+
+class ReplayedJson(TypedDict):
+    """How many deliveries are sent again."""
+
+    replayed: int
+    hasMore: bool
+
+
+_OF_ENDPOINT: Final = {"endpoint_id": "/id"}
+_NEXT: Final = [
+    Link(name, _OF_ENDPOINT)
+    for name in (
+        "getWebhookEndpoint",
+        "changeWebhookEndpoint",
+        "rotateWebhookSecret",
+        "promoteWebhookSecret",
+        "testWebhookEndpoint",
+        "replayWebhooks",
+        "removeWebhookEndpoint",
+    )
+]
+
+
+@describes(Operation("listWebhookEndpoints", answer=list[EndpointJson]))
 async def list_endpoints(request: Request) -> Response:
     """Answer the merchant's endpoints; the first one is at its `webhookUrl`."""
     caller = await authenticate(request)
@@ -82,6 +132,17 @@ async def list_endpoints(request: Request) -> Response:
     return json_response([_endpoint_json(context, caller, endpoint) for endpoint in found])
 
 
+@describes(
+    Operation(
+        "createWebhookEndpoint",
+        answer=EndpointJson,
+        status=201,
+        body=NewEndpointBody,
+        errors=("invalid_webhook_url", "too_many_endpoints"),
+        example={"url": "https://shop.example/webhooks", "events": ["payment.captured"]},
+        links=_NEXT,
+    )
+)
 async def create(request: Request) -> Response:
     """Add an endpoint and answer it with its secret, whoever asks: it has signed nothing yet."""
     caller = await authenticate(request)
@@ -93,6 +154,7 @@ async def create(request: Request) -> Response:
     return json_response({**_endpoint_json(context, caller, endpoint), "secret": secret}, 201)
 
 
+@describes(Operation("getWebhookEndpoint", answer=EndpointJson))
 async def get(request: Request) -> Response:
     """Answer one endpoint; a person is shown its secrets."""
     caller = await authenticate(request)
@@ -101,6 +163,15 @@ async def get(request: Request) -> Response:
     return json_response(_endpoint_json(context, caller, endpoint))
 
 
+@describes(
+    Operation(
+        "changeWebhookEndpoint",
+        answer=EndpointJson,
+        body=EndpointChangeBody,
+        errors=("invalid_webhook_url",),
+        example={"enabled": True},
+    )
+)
 async def change(request: Request) -> Response:
     """Change an endpoint, or enable it again, and answer it."""
     caller = await authenticate(request)
@@ -117,6 +188,7 @@ async def change(request: Request) -> Response:
     return json_response(_endpoint_json(context, caller, endpoint))
 
 
+@describes(Operation("removeWebhookEndpoint", status=204))
 async def remove(request: Request) -> Response:
     """Remove an endpoint; what waits for it fails."""
     caller = await authenticate(request)
@@ -124,6 +196,7 @@ async def remove(request: Request) -> Response:
     return Response(status_code=204)
 
 
+@describes(Operation("rotateWebhookSecret", answer=EndpointJson, errors=("secret_pending",)))
 async def rotate_secret(request: Request) -> Response:
     """Make a pending secret and answer it, whoever asks: it signs beside the one before, and has signed nothing yet."""
     caller = await authenticate(request)
@@ -133,6 +206,7 @@ async def rotate_secret(request: Request) -> Response:
     return json_response({**_endpoint_json(context, caller, endpoint), "pendingSecret": pending})
 
 
+@describes(Operation("promoteWebhookSecret", answer=EndpointJson, errors=("no_pending_secret",)))
 async def promote_secret(request: Request) -> Response:
     """Let the pending secret take the other one's place at once."""
     caller = await authenticate(request)
@@ -141,6 +215,17 @@ async def promote_secret(request: Request) -> Response:
     return json_response(_endpoint_json(context, caller, endpoint))
 
 
+@describes(
+    Operation(
+        "testWebhookEndpoint",
+        answer=SentJson,
+        status=202,
+        body=Body,
+        errors=("no_endpoint", "invalid_status"),
+        is_keyed=True,
+        example={},
+    )
+)
 async def try_out(request: Request) -> Response:
     """Send the endpoint an event that says nothing, and answer its id: how it went, its attempts tell."""
     caller = await authenticate(request)
@@ -155,6 +240,16 @@ async def try_out(request: Request) -> Response:
     return await once(request, caller, content=content, operation=run)
 
 
+@describes(
+    Operation(
+        "replayWebhooks",
+        answer=ReplayedJson,
+        body=Since,
+        errors=("no_endpoint", "invalid_status"),
+        is_keyed=True,
+        example={"since": "2030-01-31T00:00:00Z"},
+    )
+)
 async def replay(request: Request) -> Response:
     """Send what failed since a moment again, a bounded number of deliveries, and say how many."""
     caller = await authenticate(request)
@@ -173,10 +268,10 @@ def _id_of(request: Request) -> str:
     return path_id(request, "endpoint_id", noun="endpoint")
 
 
-def _endpoint_json(context: Context, caller: Caller, endpoint: Endpoint) -> dict[str, object]:
+def _endpoint_json(context: Context, caller: Caller, endpoint: Endpoint) -> EndpointJson:
     is_pending = endpoint.pending_since is not None and context.now() - endpoint.pending_since < SECRET_OVERLAP
     pending_until = endpoint.pending_since + SECRET_OVERLAP if endpoint.pending_since and is_pending else None
-    return {
+    shown: EndpointJson = {
         "id": endpoint.id,
         "url": endpoint.url,
         "description": endpoint.description,
@@ -188,13 +283,13 @@ def _endpoint_json(context: Context, caller: Caller, endpoint: Endpoint) -> dict
         "pendingSecretUntil": time_text(pending_until),
         "createdAt": time_text(endpoint.created_at),
         "updatedAt": time_text(endpoint.updated_at),
-        **(_secrets_json(context, endpoint) if caller.is_person else {}),
     }
-
-
-def _secrets_json(context: Context, endpoint: Endpoint) -> Mapping[str, object]:
-    secrets = signing_secrets(context, endpoint)
-    return {"secret": secrets.current, **({} if secrets.pending is None else {"pendingSecret": secrets.pending})}
+    if caller.is_person:
+        secrets = signing_secrets(context, endpoint)
+        shown["secret"] = secrets.current
+        if secrets.pending is not None:
+            shown["pendingSecret"] = secrets.pending
+    return shown
 
 
 _ONE: Final = "/api/webhook-endpoints/{endpoint_id}"

@@ -5,12 +5,15 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from loop.domain.deliveries import DeliveryAttempt, DeliveryStatus
 from loop.domain.errors import not_found
+from loop.domain.events import EventType
 from loop.server.auth import acting, authenticate
-from loop.server.dashboard_shapes import pagination_json
+from loop.server.dashboard_shapes import PaginationJson, pagination_json
 from loop.server.idempotency import once
+from loop.server.operations import PAGE, Link, Operation, describes
 from loop.server.request import (
     Body,
     Text255,
@@ -37,6 +40,54 @@ class Destination(Body):
     endpoint_id: Text255 | None = None
 
 
+class WebhookJson(TypedDict):
+    """An event with its delivery to one endpoint."""
+
+    id: str
+    orderId: str | None
+    eventType: EventType
+    endpointId: str
+    status: DeliveryStatus
+    attempts: int
+    lastAttemptAt: str | None
+    lastStatusCode: int | None
+    lastError: str | None
+    nextAttemptAt: str | None
+    deliveredAt: str | None
+    createdAt: str
+
+
+class WebhookPageJson(TypedDict):
+    """A page of events with their deliveries, newest first."""
+
+    data: list[WebhookJson]
+    pagination: PaginationJson
+
+
+class TryJson(TypedDict):
+    """How one try of a delivery went."""
+
+    endpointId: str
+    attempt: int
+    statusCode: int | None
+    durationMs: int
+    address: str | None
+    answer: str | None
+    error: str | None
+    createdAt: str
+
+
+class DoneJson(TypedDict):
+    """It is done."""
+
+    success: bool
+
+
+_QUERY: Final = {**PAGE, "status": {"type": "string", "enum": list(DeliveryStatus)}}
+_NEXT: Final = [Link(name, {"event_id": "/data/0/id"}) for name in ("listWebhookAttempts", "retryWebhook")]
+
+
+@describes(Operation("listWebhooks", answer=WebhookPageJson, query=_QUERY, links=_NEXT))
 async def list_page(request: Request) -> Response:
     """Answer a page of the merchant's events with their deliveries, newest first."""
     caller = await authenticate(request)
@@ -57,6 +108,7 @@ def _status_of(request: Request) -> DeliveryStatus | None:
     return DeliveryStatus(status)
 
 
+@describes(Operation("listWebhookAttempts", answer=list[TryJson]))
 async def list_attempts(request: Request) -> Response:
     """Answer how each try of an event's deliveries went, newest first, as far as that is kept."""
     caller = await authenticate(request)
@@ -68,6 +120,16 @@ async def list_attempts(request: Request) -> Response:
     return json_response([_attempt_json(attempt) for attempt in attempts])
 
 
+@describes(
+    Operation(
+        "retryWebhook",
+        answer=DoneJson,
+        body=Destination,
+        errors=("no_endpoint", "invalid_status"),
+        is_keyed=True,
+        example={},
+    )
+)
 async def retry(request: Request) -> Response:
     """Send an event again, delivered before or not."""
     caller = await authenticate(request)
@@ -83,7 +145,7 @@ async def retry(request: Request) -> Response:
     return await once(request, caller, content=content, operation=run)
 
 
-def _webhook_json(row: EventWithDelivery) -> dict[str, object]:
+def _webhook_json(row: EventWithDelivery) -> WebhookJson:
     event, delivery = row.event, row.delivery
     is_waiting = delivery.status is DeliveryStatus.PENDING
     return {
@@ -102,7 +164,7 @@ def _webhook_json(row: EventWithDelivery) -> dict[str, object]:
     }
 
 
-def _attempt_json(attempt: DeliveryAttempt) -> dict[str, object]:
+def _attempt_json(attempt: DeliveryAttempt) -> TryJson:
     return {
         "endpointId": attempt.endpoint_id,
         "attempt": attempt.number,

@@ -41,18 +41,16 @@ def parse_amount(text: str, currency: str, *, field: str) -> int:
     return int(value)
 
 
-def typed_amounts(text: str) -> tuple[int, int, int] | None:
-    """Return what a search for an amount may mean in minor units, or None when it is no amount.
+def typed_amounts(text: str) -> frozenset[int]:
+    """Return what a search for an amount may mean in minor units; nothing when it is no amount.
 
     As it stands, with two decimal places and with three: currencies differ, and some people copy minor units.
     """
     typed = text.strip().replace(",", "")
     if not _TYPED.fullmatch(typed):
-        return None
-    value = Decimal(typed)
-    first, second, third = (value.scaleb(places) for places in (0, 2, 3))
-    found = [int(each) if each == each.to_integral_value() else 0 for each in (first, second, third)]
-    return found[0], found[1], found[2]
+        return frozenset()
+    meanings = (Decimal(typed).scaleb(places) for places in (0, 2, 3))
+    return frozenset(int(each) for each in meanings if each == each.to_integral_value())
 
 
 def change_in_percent(now: int, before: int) -> float | None:

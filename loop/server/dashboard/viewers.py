@@ -113,7 +113,9 @@ def acting_as(request: Request, viewer: Viewer) -> Context:
 
 def own_address(text: str | None) -> str:
     """Return an address of the dashboard that a sign-in may lead on to; the overview for anything else."""
-    return text if text and _OWN_ADDRESS.fullmatch(text) and "//" not in text else HOME
+    # A browser takes `/..` for the way up, and addresses above the dashboard may lead on to merchants' own sites.
+    is_own = bool(text and _OWN_ADDRESS.fullmatch(text)) and not any(each in str(text) for each in ("//", "/."))
+    return text if text and is_own else HOME
 
 
 def sent_to_sign_in(request: Request) -> Response:

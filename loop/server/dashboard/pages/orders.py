@@ -36,8 +36,8 @@ FILTERS: Final = (
     "amountMax",
     "review",
 )
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-"""How a cell begins that a spreadsheet would run."""
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""How a cell begins that a spreadsheet would run; the last four are the first ones' wide forms."""
 
 _COLUMNS: Final = (
     "id", "externalId", "createdAt", "status", "currency", "amount", "authorized", "captured", "refunded", "disputed",
@@ -45,28 +45,28 @@ _COLUMNS: Final = (
 )  # fmt: skip
 
 
-async def _filter(context: Context, viewer: Viewer, query: Mapping[str, str]) -> OrderFilter:
-    """Return which orders a query asks for. `q` is any id, an e-mail address or an amount."""
+async def _filters(context: Context, viewer: Viewer, query: Mapping[str, str]) -> list[OrderFilter]:
+    """Return which orders a query asks for. `q` is any id, an e-mail address or an amount, which may mean several."""
     found = replace(order_filter_of(query), needs_review=True if query.get("review") else None, is_test=viewer.is_test)
     wanted = query.get("q", "").strip()
     if len(wanted) > MAX_FILTER_CHARACTERS:
         raise validation_failed(("q", f"must have at most {MAX_FILTER_CHARACTERS} characters"))
     if not wanted:
-        return found
+        return [found]
     if "@" in wanted:
-        return replace(found, customer_email=wanted)
+        return [replace(found, customer_email=wanted)]
     amounts, named = typed_amounts(wanted), OrderFilter(any_id=wanted, is_test=viewer.is_test)
     async with context.database.reading() as reader:  # a shop's own ids may well be numbers
-        is_id = amounts is None or await orders.list_after(reader, viewer.merchant_id, named, before_id=None, limit=1)
-    return replace(found, any_id=wanted) if is_id else replace(found, amounts=amounts)
+        is_id = not amounts or await orders.list_after(reader, viewer.merchant_id, named, before_id=None, limit=1)
+    return [replace(found, any_id=wanted)] if is_id else [replace(found, amount=each) for each in amounts]
 
 
 async def show(request: Request, viewer: Viewer) -> Page:
     """Show a page of orders, newest first."""
     context, query, cursor = context_of(request), query_of(request), cursor_of(request)
-    wanted = await _filter(context, viewer, query)
+    wanted = await _filters(context, viewer, query)
     async with context.database.reading() as reader:
-        found = await orders.list_after(
+        found = await orders.list_any_after(
             reader, viewer.merchant_id, wanted, before_id=cursor.before_id, limit=PAGE_ROWS + 1
         )
     given: dict[str, str] = {name: query[name] for name in FILTERS if name in query}
@@ -84,18 +84,20 @@ async def export(request: Request) -> Response:
     viewer = await viewer_of(request)
     if viewer is None:
         return sent_to_sign_in(request)
-    wanted = await _filter(context_of(request), viewer, query_of(request))
+    wanted = await _filters(context_of(request), viewer, query_of(request))
     headers = {"Content-Disposition": 'attachment; filename="orders.csv"'}
     lines = _lines(context_of(request), viewer.merchant_id, wanted)
     return StreamingResponse(lines, headers=headers, media_type="text/csv")
 
 
-async def _lines(context: Context, merchant_id: str, wanted: OrderFilter) -> AsyncIterator[str]:
+async def _lines(context: Context, merchant_id: str, wanted: list[OrderFilter]) -> AsyncIterator[str]:
     yield _csv([_COLUMNS])
     before_id: str | None = None
     for _ in range(CSV_ROWS_MAX // CSV_ROWS_AT_ONCE):
         async with context.database.reading() as reader:
-            found = await orders.list_after(reader, merchant_id, wanted, before_id=before_id, limit=CSV_ROWS_AT_ONCE)
+            found = await orders.list_any_after(
+                reader, merchant_id, wanted, before_id=before_id, limit=CSV_ROWS_AT_ONCE
+            )
         yield _csv([_cells(each) for each in found])
         if len(found) < CSV_ROWS_AT_ONCE:
             return

@@ -6,7 +6,7 @@ from alembic import op
 from loop.storage.columns import UtcTime
 
 revision = "2026_11_26_sessions"
-down_revision = "2026_11_26_dashboard_lists"
+down_revision = "2026_11_26_webhook_endpoints"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,116 @@
+"""Canaries: what no log, table or answer may hold, and the search for it wherever a test leaves something."""
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from loop import telemetry
+from loop.domain.cards import contains_card_number
+
+CANARY: Final = "canary"
+"""Stands in secrets that tests plant: processors' credentials, webhook secrets, master keys."""
+
+PASSWORD: Final = "correct horse battery"
+"""What every person of the tests signs in with."""
+
+SHOWN_ONCE: Final = frozenset({"secret", "pendingSecret", "webhookSecret", "token", "refreshToken", "signingSecret"})
+"""Fields of answers that hold a secret by contract: where it is made, and for a person who signed in."""
+
+_LOOKS: Final = re.compile(
+    rf"{CANARY}|{PASSWORD}"
+    r"|\bsk_(?:test|live)_[0-9A-Za-z]{20,}"
+    r"|\bwhsec_[0-9A-Za-z+/=_-]{8,}"
+    r"|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\."
+)
+"""How the secrets look that are made while a test runs, besides the canaries themselves."""
+
+_DIGITS: Final = re.compile(r"(?<![0-9A-Za-z])[0-9](?:[ -]?[0-9]){12,18}(?![0-9A-Za-z])")
+
+
+class Aviary:
+    """The secrets of one test: those that all have in common, and those that it was given by answers."""
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
+
+    def forget(self) -> None:
+        """Begin anew, with another test."""
+        self._given.clear()
+
+    def keep(self, secret: str) -> None:
+        """Remember a secret that was shown as the contract says: it may be seen nowhere else."""
+        if len(secret) >= 16:
+            self._given.add(secret)
+
+    def found_in(self, text: str) -> list[str]:
+        """Return the secrets and card numbers that a text holds, each shortened so that no report holds it too."""
+        found = [match.group() for match in _LOOKS.finditer(text)]
+        found += [secret for secret in self._given if secret in text]
+        found += [match.group() for match in _DIGITS.finditer(text) if contains_card_number(match.group())]
+        return [f"{each[:9]}…" for each in found]
+
+    def taken_from(self, content: object) -> object:
+        """Return an answer's JSON without the secrets that it shows by contract, which are remembered."""
+        if isinstance(content, Mapping):
+            for name in SHOWN_ONCE & content.keys():
+                if isinstance(content[name], str):
+                    self.keep(content[name])
+            return {name: self.taken_from(each) for name, each in content.items() if name not in SHOWN_ONCE}
+        if isinstance(content, list):
+            return [self.taken_from(each) for each in content]
+        return content
+
+    def require_none_in_answer(self, text: str, *, where: str) -> None:
+        """Fail if an answer holds a secret in any field that is not for secrets."""
+        try:
+            shown = json.dumps(self.taken_from(json.loads(text)), ensure_ascii=False)
+        except ValueError:
+            shown = text
+        self.require_none_in(shown, where=where)
+
+    def require_none_in(self, text: str, *, where: str) -> None:
+        """Fail if a text holds a secret."""
+        found = self.found_in(text)
+        assert not found, f"{where} holds {found}"
+
+    def require_none_in_file(self, path: Path) -> None:
+        """Fail if a SQLite database holds a secret, in a table or in what it has not yet written over."""
+        for each in (path, path.with_name(f"{path.name}-wal")):
+            if each.exists():
+                # Row ids and amounts stand next to each other in the file: numbers there are no card numbers.
+                found = [one for one in self.found_in(each.read_bytes().decode("latin-1")) if not one[0].isdigit()]
+                assert not found, f"the database holds {found}"
+
+
+aviary = Aviary()
+"""The secrets of the test that runs: each process runs one test at a time."""
+
+
+class _Listening(logging.Handler):
+    """Keeps the log as it would be written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.setFormatter(telemetry._JsonFormatter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
+@contextmanager
+def listening() -> Iterator[list[str]]:
+    """Yield the log of Loop's own loggers, line by line, while it is written."""
+    ours, handler = logging.getLogger("loop"), _Listening()
+    level = ours.level
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    try:
+        yield handler.lines
+    finally:
+        ours.removeHandler(handler)
+        ours.setLevel(level)
