@@ -47,15 +47,28 @@ screenshots *arguments:
 docs-generated:
     {{ bin }}/python docs/generate.py
 
-# Resolve every dependency anew and pin it with its hashes
+# Resolve every dependency anew and pin it with its hashes: all of them, and those that Loop runs on
 lock:
     {{ bin }}/uv pip compile --quiet --upgrade --universal --generate-hashes --all-extras --group lint --group release --custom-compile-command 'just lock' --output-file requirements.lock pyproject.toml
+    {{ bin }}/uv pip compile --quiet --universal --generate-hashes --no-annotate --constraint <(sed -n 's/^\([a-z0-9._-]*==[^ ]*\( ;[^\\]*\)\{0,1\}\).*/\1/p' requirements.lock) --custom-compile-command 'just lock' --output-file requirements-runtime.lock pyproject.toml
 
 # Build the wheel, the source archive and one executable file into dist/
-package:
-    rm -rf dist
+dist:
+    rm -rf dist build/pyz
     {{ bin }}/uv build --quiet --out-dir dist
-    {{ bin }}/shiv --quiet --reproducible --console-script loop --output-file dist/loop.pyz dist/*.whl
+    {{ bin }}/pip install --quiet --no-deps --only-binary :all: --require-hashes --target build/pyz --requirement requirements-runtime.lock
+    {{ bin }}/pip install --quiet --no-deps --no-index --target build/pyz dist/*.whl
+    {{ bin }}/shiv --reproducible --compressed --python '/usr/bin/env python3' --site-packages build/pyz --console-script loop --output-file dist/loop.pyz
+
+# Build the container image
+image:
+    docker build --tag loop .
+
+# Check the files that deploy Loop
+deploy-files:
+    {{ bin }}/hadolint Dockerfile
+    {{ bin }}/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+    {{ bin }}/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/compose.yaml
 
 # Run what CI runs; makes .venv anew
 ci:

@@ -242,7 +242,7 @@ async def _listening(settings: Settings, app: ASGIApp) -> AsyncIterator[str]:
         access_log=False,
         server_header=False,
         proxy_headers=bool(settings.trusted_proxies),
-        forwarded_allow_ips=_trusted(settings.trusted_proxies),
+        forwarded_allow_ips=trusted_hosts(settings.trusted_proxies),
         timeout_graceful_shutdown=20,
         backlog=BACKLOG,
     )
@@ -294,7 +294,7 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
-def _trusted(proxies: Sequence[IPv4Network | IPv6Network]) -> list[str]:
+def trusted_hosts(proxies: Sequence[IPv4Network | IPv6Network]) -> list[str]:
     """Return networks as uvicorn takes them: an IPv6 socket shows callers by IPv4 under ::ffff:0:0/96."""
     mapped = [f"::ffff:{each.network_address}/{96 + each.prefixlen}" for each in proxies if each.version == 4]
     return [*map(str, proxies), *mapped]

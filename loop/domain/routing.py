@@ -25,6 +25,7 @@ class Obstacle(StrEnum):
     NO_TOKEN = "no_token"  # noqa: S105 - a reason, not a secret
     CAPABILITY = "capability"
     CIRCUIT_OPEN = "circuit_open"
+    TRIED = "tried"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ class Candidate:
     priority: int
     is_test_mode: bool = True
     is_circuit_open: bool = False
+    is_tried: bool = False
+    """Whether an earlier attempt of the same order went there."""
     abilities: Abilities | None = Abilities()
 
 
@@ -96,6 +99,8 @@ def assess(candidate: Candidate, payment: PaymentTraits) -> Assessment:
         found[Obstacle.NO_TOKEN] = "no token for it was given"
     if candidate.is_circuit_open:
         found[Obstacle.CIRCUIT_OPEN] = "its circuit is open: too many of its latest calls were not answered"
+    if candidate.is_tried:
+        found[Obstacle.TRIED] = "it was tried for this order already"
     return Assessment(candidate, found)
 
 

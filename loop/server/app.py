@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from loop.domain.errors import LoopError
 from loop.server import checkout_page, pages, processor_webhooks, qr_codes, sandbox_pages
 from loop.server.api import (
     accounts,
@@ -35,6 +36,7 @@ from loop.server.dashboard.routes import routes as dashboard_routes
 from loop.server.documentation import documentation_routes
 from loop.server.middleware import Edge
 from loop.server.rate_limits import Limiter, LocalLimiter, RouteClass, charge_address, class_by_address, rates_of
+from loop.server.request import header
 from loop.workflows.context import Context
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -73,8 +75,21 @@ class _Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
-        response = await self._refused(request) or await self._handler(request)
+        response = None if self._counted_as is None else await _refused(request, self._counted_as)
+        if response is None:
+            response = await self._handler(request)
         await response(scope, receive, send)
+
+
+async def _refused(request: Request, counted_as: RouteClass) -> Response | None:
+    """Count a request by its address; one too many raises `rate_limited`, and gets a browser a page that says so."""
+    try:
+        await charge_address(request, counted_as)
+    except LoopError as error:
+        if "text/html" not in (header(request, b"accept") or ""):
+            raise
+        return pages.problem(request, error)
+    return None
 
 
 class _Router(Router):

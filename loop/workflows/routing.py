@@ -58,7 +58,10 @@ async def choose_next(context: Context, reader: Reader, order: Order, *, after: 
     if has_token(after.request):
         payment = replace(payment, tokens_for=frozenset(tokens))
     tried = {each.processor_config_id for each, _ in await attempts.of_order(reader, order.merchant_id, order.id)}
-    candidates = [each for each in await _candidates(context, reader, order.merchant_id) if each.config_id not in tried]
+    candidates = [
+        replace(each, is_tried=each.config_id in tried)
+        for each in await _candidates(context, reader, order.merchant_id)
+    ]
     rules = [each.rule for each in await routing.of_merchant(reader, order.merchant_id)]
     decision = explain(payment, candidates, rules=rules)
     return decision if decision.candidates else None

@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypedDict, Unpack
 from urllib.parse import urlsplit
 
@@ -15,8 +15,9 @@ from loop.workflows.context import Context
 from loop.workflows.merchants import NewApiKey, NewMerchant
 from loop.workflows.processor_configs import ConfigChange
 from tests.api.contract import require_documented
+from tests.canaries import PASSWORD, aviary
 
-PASSWORD = "correct horse battery"
+__all__ = ["PASSWORD", "Answer", "Extras", "Shop", "open_shop"]
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Shop:
     url: str
     context: Context
     merchant: Merchant
-    key: str
-    token: str
+    key: str = field(repr=False)
+    token: str = field(repr=False)
 
     async def call(
         self,
@@ -83,6 +84,7 @@ class Shop:
             allow_redirects=False,
         ) as response:
             answer = Answer(response.status, await response.text(), response.headers)
+        aviary.require_none_in_answer(answer.text, where=f"the answer to {method} {path.partition('?')[0]}")
         require_documented(method, urlsplit(path).path, status=answer.status, headers=answer.headers, text=answer.text)
         return answer
 
@@ -123,4 +125,6 @@ async def open_shop(session: aiohttp.ClientSession, url: str, context: Context, 
     _, secret = await merchants.create_api_key(context, profile.merchant.id, NewApiKey("till", mode="test"))
     async with context.database.transaction() as transaction:
         tokens = await sessions.open_session(context, transaction, profile.merchant.id, "the shop's own client")
+    for each in (secret, tokens.access_token, tokens.refresh_token):
+        aviary.keep(each)
     return Shop(session, url, context, profile.merchant, secret, tokens.access_token)

@@ -1,13 +1,21 @@
 """Rate limits over HTTP: who is counted with whom, what a caller hears, and whose word on addresses is believed."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from ipaddress import ip_network
 
 import pytest
+from redis.asyncio import Redis
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+from uvicorn import Config
 
-from loop.domain.api_keys import make_api_key
+from loop.domain.api_keys import hash_of, make_api_key
 from loop.domain.rate_limits import BURST_S
-from loop.runtime import Running
+from loop.runtime import Running, trusted_hosts
+from loop.server.request import client_address
+from loop.storage import merchants
 from tests.api.client import Answer, Shop, open_shop
+from tests.servers import running_redis
 
 PASSWORD = "correct horse battery"
 PER_S = 1
@@ -112,6 +120,14 @@ async def test_webhooks_and_pages_are_counted_by_address_and_health_is_not(shop:
     assert (await shop.post("/webhooks/sandbox/pc_1", {}, auth={}, headers=elsewhere)).status != 429
 
 
+async def test_a_browser_hears_of_it_on_a_page(shop: Shop) -> None:
+    browser = {**from_address("203.0.113.5"), "Accept": "text/html,*/*;q=0.8", "Accept-Language": "de"}
+    page = await until_limited(lambda _: shop.get("/checkout/cs_1", auth={}, headers=browser))
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert 'lang="de"' in page.text
+    assert page.headers["Retry-After"] == "1"
+
+
 async def test_one_site_of_ipv6_addresses_is_one_caller(shop: Shop) -> None:
     def page(number: int) -> Awaitable[Answer]:
         return shop.get("/checkout/cs_1", auth={}, headers=from_address(f"2001:db8:1:2::{number + 1:x}"))
@@ -146,6 +162,59 @@ class TestWithoutTrustedProxies:
         entries = (await shop.get("/api/audit-log")).body["data"]
         addresses = {entry["actor"]["address"] for entry in entries if entry["actor"]["kind"] == "api_key"}
         assert addresses == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        ("10.1.2.3", "203.0.113.9"), ("::ffff:10.1.2.3", "203.0.113.9"), ("2001:db8::1", "203.0.113.9"),
+        ("11.1.2.3", "11.1.2.3"), ("::ffff:11.1.2.3", "11.1.2.3"), ("2001:db9::1", "2001:db9::1"), ("", ""),
+    ],
+)  # fmt: skip
+async def test_a_proxy_is_trusted_by_its_network_however_the_socket_shows_it(peer: str, address: str) -> None:
+    seen: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, _send: Send) -> None:
+        seen.append(client_address(Request(scope, receive)))
+
+    proxies = trusted_hosts([ip_network("10.0.0.0/8"), ip_network("2001:db8::/48")])
+    config = Config(app, proxy_headers=True, forwarded_allow_ips=proxies, log_config=None)
+    config.load()
+    headers = [(b"x-forwarded-for", b"203.0.113.9")]
+    scope = {"type": "http", "client": (peer, 1), "scheme": "http", "headers": headers}
+    await config.loaded_app(scope, None, None)
+    assert seen == [address]
+
+
+class TestRedis:
+    @pytest.fixture
+    def database_url(self, postgres_database_url: str) -> str:
+        return postgres_database_url
+
+    @pytest.fixture
+    def redis_url(self) -> Iterator[str]:
+        with running_redis() as url:
+            yield url
+
+    @pytest.fixture
+    def flags(self, redis_url: str) -> dict[str, object]:
+        return {"redis_url": redis_url, "limit_read_per_s": PER_S}
+
+    async def test_what_is_counted_in_redis_still_counts_when_it_is_gone(self, shop: Shop, redis_url: str) -> None:
+        require_limited(await until_limited(lambda _: shop.get("/v1/orders")))
+        async with Redis.from_url(redis_url) as redis:
+            assert await redis.keys() == [f"loop:limit:read:{await key_id(shop)}".encode()]
+            await redis.shutdown(nosave=True)
+        assert (await shop.get("/v1/orders")).status == 200
+        require_limited(await until_limited(lambda _: shop.get("/v1/orders")))
+
+
+async def key_id(shop: Shop) -> str:
+    """Return the id of the shop's key."""
+    async with shop.context.database.reading() as reader:
+        found = await merchants.key_by_hash(reader, hash_of(shop.key))
+    assert found is not None
+    return found.id
 
 
 async def test_behind_a_trusted_proxy_the_audit_log_and_sessions_have_the_callers_address(shop: Shop) -> None:

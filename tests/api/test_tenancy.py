@@ -174,6 +174,8 @@ FOR_ANYBODY = {
     ("GET", "/health/ready"): "is no merchant's",
     ("GET", "/assets/{name}"): "is no merchant's",
     ("GET", "/openapi.json"): "is no merchant's",
+    ("GET", "/docs"): "is no merchant's",
+    ("GET", "/docs/{name}"): "is no merchant's",
     ("GET", "/dashboard/static/{version}/{name:path}"): "is no merchant's",
     ("GET", "/dashboard/sign-in"): "is no merchant's",
     ("POST", "/dashboard/sign-in"): "signs in by a password",

@@ -180,6 +180,7 @@ OBSTACLES: list[tuple[Obstacle, Candidate, PaymentTraits, str]] = [
         payment(),
         "its circuit is open: too many of its latest calls were not answered",
     ),
+    (Obstacle.TRIED, candidate("stripe", is_tried=True), payment(), "it was tried for this order already"),
 ]
 
 

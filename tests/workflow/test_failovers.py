@@ -19,7 +19,7 @@ from loop.domain.errors import LoopError
 from loop.domain.failover import DeclineFinality
 from loop.domain.orders import OrderStatus
 from loop.processors.base import Capabilities
-from loop.storage import jobs
+from loop.storage import attempts, jobs
 from loop.storage.jobs import LEASE
 from loop.storage.orders import OrderInHand
 from loop.workflows.failovers import FENCE_TRIES
@@ -263,3 +263,11 @@ async def test_a_late_success_during_the_fence_ends_the_failover(shop: Shop, sec
     assert (await shop.now(waiting.order.id)).order.status is OrderStatus.CAPTURED
     assert second.calls == []
     assert await shop.jobs(waiting.order.id) == []
+
+
+async def test_the_reasons_name_who_was_tried_and_why_it_failed(shop: Shop, second: MoodySandbox) -> None:
+    paid = await pay(shop)
+    async with shop.context.database.reading() as reader:
+        _, (then, reasons) = await attempts.of_order(reader, shop.merchant_id, paid.order.id)
+    assert then.processor == second.name
+    assert reasons[:2] == ("after sandbox failed: declined", "sandbox left out: it was tried for this order already")
