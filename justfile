@@ -31,6 +31,10 @@ layers:
 test *arguments:
     {{ bin }}/pytest {{ arguments }}
 
+# Hold the API to its document with fifty made-up requests for each operation and all boundaries; takes minutes
+contract:
+    LOOP_TEST_WHOLE_CONTRACT=1 {{ bin }}/pytest --numprocesses=2 tests/api/test_schemathesis.py
+
 # Measure Loop against the bare floor; arguments go to the benchmark
 bench *arguments:
     {{ bin }}/python -m bench {{ arguments }}
@@ -50,7 +54,7 @@ docs-generated:
 # Resolve every dependency anew and pin it with its hashes: all of them, and those that Loop runs on
 lock:
     {{ bin }}/uv pip compile --quiet --upgrade --universal --generate-hashes --all-extras --group lint --group release --custom-compile-command 'just lock' --output-file requirements.lock pyproject.toml
-    {{ bin }}/uv pip compile --quiet --universal --generate-hashes --no-annotate --constraint <(sed -n 's/^\([a-z0-9._-]*==[^ ]*\( ;[^\\]*\)\{0,1\}\).*/\1/p' requirements.lock) --custom-compile-command 'just lock' --output-file requirements-runtime.lock pyproject.toml
+    {{ bin }}/uv pip compile --quiet --universal --generate-hashes --no-annotate --constraint requirements.lock --custom-compile-command 'just lock' --output-file requirements-runtime.lock pyproject.toml
 
 # Build the wheel, the source archive and one executable file into dist/
 dist:
@@ -69,6 +73,8 @@ deploy-files:
     {{ bin }}/hadolint Dockerfile
     {{ bin }}/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
     {{ bin }}/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/compose.yaml
+    {{ bin }}/shellcheck .ci/run deploy/compose/make-secrets deploy/kamal/hooks/pre-deploy
+    {{ bin }}/hcl2tojson --quiet -o build/terraform deploy/terraform/*.tf deploy/terraform/*.tfvars
 
 # Run what CI runs; makes .venv anew
 ci:

@@ -4,14 +4,17 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from docs import order_states
+from docs import event_types, order_states
 from loop import config
+from loop.server import error_codes
 
 ROOT = Path(__file__).parents[1]
 
 GENERATED: Mapping[str, Callable[[], str]] = {
     "config.example.toml": config.example_toml,
     "docs/reference/configuration.md": config.reference_markdown,
+    "docs/reference/errors.md": error_codes.reference_markdown,
+    "docs/reference/events.md": event_types.markdown,
     "docs/reference/order-states.md": order_states.markdown,
 }
 """Each generated file, from the root of the tree, and what returns its text."""

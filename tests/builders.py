@@ -202,8 +202,8 @@ def settings_for(database_url: str, folder: Path, **flags: object) -> Settings:
         "database_url": database_url,
         "database_pool_size": 8,
         "data_dir": str(folder),
-        "jwt_secret": "signs 0123456789abcdef0123456789abcdef",
-        "encryption_key": "seals 0123456789abcdef0123456789abcdef",
+        "jwt_secret": "canary that signs 0123456789abcdef0123456789abcdef",
+        "encryption_key": "canary that seals 0123456789abcdef0123456789abcdef",
         "webhook_allow_networks": "127.0.0.0/8",
     }
     return config.load({**usual, **flags}, environ={})

@@ -82,7 +82,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def sqlite_database_url(sqlite_template: Path, tmp_path: Path) -> Iterator[str]:
     """Yield the URL of this test's own migrated SQLite file, which holds no secret in the end."""
-    path = shutil.copy(sqlite_template, tmp_path / "loop.db")
+    path = Path(shutil.copy(sqlite_template, tmp_path / "loop.db"))
     yield f"sqlite:///{path}"
     aviary.require_none_in_file(path)
 

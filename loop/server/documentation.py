@@ -20,8 +20,8 @@ STATIC: Final = Path(__file__).parent / "docs_static"
 _HEADERS: Final = {"Cache-Control": f"public, max-age={KEPT_S}"}
 _POLICY: Final = (
     # The viewer writes styles into its markup; scripts are the one vendored file, which needs no eval.
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; img-src 'self' data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 

@@ -115,6 +115,7 @@ _ENDED_WITH: Final[Mapping[str, str]] = {
     "secrets_exposed": "Make the file readable by its owner only.",
     "unknown_setting": "Remove the setting, or mend its name.",
     "unreadable_config": "Mend the configuration file as the message says.",
+    "unusable_certificate": "Give a certificate and its private key in PEM that belong together.",
     "unwritable_data_dir": "Make the data directory writable, or choose another one.",
     "unwritable_log_file": "Make the log file writable, or choose another one.",
     "weak_secret": "Use a secret of at least 32 random characters.",

@@ -155,7 +155,7 @@ def _operation(route: Route, method: str, operation: Operation, *, schemas: _Sch
         has_required = any(field.is_required() for field in operation.body.model_fields.values())
         said["requestBody"] = {
             "required": has_required,
-            "content": {"application/json": {"schema": schemas.of(operation.body), "example": operation.example}},
+            "content": _content(schemas.of(operation.body), operation.example),
         }
     elif method == "POST" and not is_secured:
         said["requestBody"] = {
@@ -186,7 +186,7 @@ def _parameters(route: Route, operation: Operation, *, is_secured: bool) -> list
     ]
 
 
-def codes_of(route: Route, method: str, operation: Operation) -> list[str]:
+def _codes_of(route: Route, method: str, operation: Operation) -> list[str]:
     """Return every code that an operation may answer."""
     codes = [*_EVERYWHERE, *operation.errors]
     if not route.path.startswith("/health"):
@@ -212,12 +212,11 @@ def _responses(route: Route, method: str, operation: Operation, *, schemas: _Sch
     }
     if operation.answer is not None:
         schema = schemas.of(operation.answer)
-        example = example_of(schema, schemas.components)
-        succeeded["content"] = {"application/json": {"schema": schema, "example": example}}
+        succeeded["content"] = _content(schema, example_of(schema, schemas.components))
     if operation.links:
         succeeded["links"] = {link.operation_id: _link(link) for link in operation.links}
     by_status: dict[int, list[str]] = {}
-    for code in codes_of(route, method, operation):
+    for code in _codes_of(route, method, operation):
         status = ERROR_CODES[code].status
         if status is not None:
             by_status.setdefault(status, []).append(code)
@@ -240,6 +239,10 @@ def _refusal(status: int, codes: Sequence[str]) -> dict[str, Any]:
             }
         },
     }
+
+
+def _content(schema: JsonSchema, example: object) -> dict[str, Any]:
+    return {"application/json": {"schema": schema, "examples": {"usual": {"value": example}}}}
 
 
 def _error_examples() -> dict[str, JsonSchema]:
@@ -265,7 +268,7 @@ def _told(schemas: _Schemas) -> dict[str, Any]:
         "operationId": "event",
         "summary": "What Loop sends to merchants' endpoints, signed",
         "requestBody": {
-            "content": {"application/json": {"schema": schema, "example": example_of(schema, schemas.components)}}
+            "content": _content(schema, example_of(schema, schemas.components)),
         },
         "responses": {"2XX": {"description": "Taken; any other answer means that it is sent again."}},
     }

@@ -93,9 +93,11 @@ CASES: Mapping[tuple[str, str], Sequence[Case]] = {
     ("GET", "/api/sessions"): [_own("/api/sessions")],
     ("DELETE", "/api/sessions/{session_id}"): [_of("/api/sessions/{sign_in}")],
     ("GET", "/api/merchants/me"): [_own("/api/merchants/me?id={merchant}")],
-    ("PUT", "/api/merchants/me"): [_own("/api/merchants/me", {"name": "B"}), _of("/api/merchants/me", {"id": "{merchant}"})],
+    ("PUT", "/api/merchants/me"): [
+        _own("/api/merchants/me", {"name": "B and Co"}), _of("/api/merchants/me", {"id": "{merchant}"}),
+    ],
     ("GET", "/api/me"): [_own("/api/me")],
-    ("PUT", "/api/me"): [_own("/api/me", {"name": "B"}), _of("/api/me", {"merchantId": "{merchant}"})],
+    ("PUT", "/api/me"): [_own("/api/me", {"name": "B and Co"}), _of("/api/me", {"merchantId": "{merchant}"})],
     ("GET", "/api/api-keys"): [_own("/api/api-keys")],
     ("POST", "/api/api-keys"): [
         _own("/api/api-keys", {"name": "another"}), _of("/api/api-keys", {"name": "x", "merchantId": "{merchant}"}),
@@ -107,7 +109,9 @@ CASES: Mapping[tuple[str, str], Sequence[Case]] = {
         _own("/api/processors/sandbox", {"credentials": {}}),
         _of("/api/processors/{account}", {"credentials": {}}),
     ],
-    ("PATCH", "/api/processors/{name}"): [_own("/api/processors/stripe", {"enabled": False}), _of("/api/processors/{account}", {})],
+    ("PATCH", "/api/processors/{name}"): [
+        _own("/api/processors/stripe", {"enabled": False}), _of("/api/processors/{account}", {}),
+    ],
     ("DELETE", "/api/processors/{name}"): [_own("/api/processors/sandbox"), _of("/api/processors/{account}")],
     ("GET", "/api/routing-rules"): [_own("/api/routing-rules")],
     ("POST", "/api/routing-rules"): [
@@ -138,7 +142,9 @@ CASES: Mapping[tuple[str, str], Sequence[Case]] = {
     ("POST", "/api/webhook-endpoints/{endpoint_id}/replay"): [_of(f"{ENDPOINT}/replay", REPLAY)],
     ("GET", "/api/reconciliation"): [_own("/api/reconciliation")],
     ("GET", "/api/reconciliation/{run_id}"): [_of(RUN)],
-    ("GET", "/api/orders"): [_of("/api/orders?search={order}"), _of("/api/orders?externalId={external}"), _own("/api/orders")],
+    ("GET", "/api/orders"): [
+        _of("/api/orders?search={order}"), _of("/api/orders?externalId={external}"), _own("/api/orders"),
+    ],
     ("GET", "/api/dashboard/stats"): [_own("/api/dashboard/stats?merchantId={merchant}")],
     ("GET", "/dashboard/overview.json"): [_own("/dashboard/overview.json")],
     ("GET", "/dashboard/overview"): [_own("/dashboard/overview")],
@@ -375,7 +381,9 @@ async def test_to_another_merchant_an_id_of_the_dashboard_does_not_exist(world: 
             told = []
             for ids in (world.ids, absent):
                 path = _filled(case.path, ids)
-                fields = {name: _filled(value, ids) for name, value in cast("dict[str, str]", case.content or {}).items()}
+                fields = {
+                    name: _filled(value, ids) for name, value in cast("dict[str, str]", case.content or {}).items()
+                }
                 seen = await (desk.get(path) if method == "GET" else desk.post(path, {**forms, **fields}))
                 assert seen.status < 500, (method, path, seen.text)
                 _require_nothing_of_a(seen.text, where=(method, path), sent=f"{path}{fields}", ids=world.ids)
@@ -410,9 +418,7 @@ NOT_TO_BE_SET = (
         ("/api/webhook-endpoints", {"url": "https://b.example.com/"}),
     ],
 )
-async def test_what_is_not_a_caller_s_to_set_is_refused(
-    bare_shop: Shop, path: str, content: dict[str, object]
-) -> None:
+async def test_what_is_not_a_caller_s_to_set_is_refused(bare_shop: Shop, path: str, content: dict[str, object]) -> None:
     before = await _rows_of(bare_shop)
     for extra in NOT_TO_BE_SET:
         answer = await bare_shop.post(path, {**content, extra: "mer_1"})

@@ -7,12 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from loop.domain.api_keys import new_key
-from loop.telemetry import get_logger
+from loop.domain.api_keys import make_api_key
+from loop.telemetry import REDACTED, get_logger
 from tests.canaries import PASSWORD, Aviary, aviary, listening
 
 CARD = "4242 4242 4242 4242"
-LEAKS = ["the canary itself", f"password {PASSWORD}", "whsec_0123456789abcdef", "eyJhbGciOiJI.eyJzdWIiOiJtZXI.c2ln", CARD]
+LEAKS = [
+    "the canary itself",
+    f"password {PASSWORD}",
+    "whsec_0123456789abcdef",
+    "eyJhbGciOiJI.eyJzdWIiOiJtZXI.c2ln",
+    CARD,
+]
 
 
 @pytest.mark.parametrize("leak", LEAKS)
@@ -24,7 +30,7 @@ def test_what_leaks_into_an_answer_is_found(leak: str) -> None:
 
 
 def test_an_api_key_is_found_however_it_was_made() -> None:
-    assert Aviary().found_in(f"key={new_key('live', lambda count: bytes(range(count)))}")
+    assert Aviary().found_in(f"key={make_api_key('live', lambda count: bytes(range(count)))}")
 
 
 def test_a_secret_may_be_shown_where_the_contract_says_and_nowhere_else_then() -> None:
@@ -36,7 +42,7 @@ def test_a_secret_may_be_shown_where_the_contract_says_and_nowhere_else_then() -
     assert birds.found_in(secret) == []
 
 
-@pytest.mark.parametrize("leak", [each for each in LEAKS if each != CARD])
+@pytest.mark.parametrize("leak", LEAKS)
 def test_what_leaks_into_a_table_is_found_before_and_after_it_is_in_the_file(tmp_path: Path, leak: str) -> None:
     path = tmp_path / "loop.db"
     connection = sqlite3.connect(path)
@@ -53,8 +59,8 @@ def test_what_leaks_into_a_table_is_found_before_and_after_it_is_in_the_file(tmp
 
 
 def test_the_log_is_heard_as_it_is_written() -> None:
-    with listening() as lines:
-        get_logger("loop.x").info("leaked", note="a canary in a field that nobody knows for a secret")
-        logging.getLogger("loop.y").warning("password=canary")
+    with listening("birds") as lines:
+        get_logger("birds.x").info("leaked", note="a canary in a field that nobody knows for a secret")
+        logging.getLogger("birds.y").warning("password=canary")
     assert [bool(aviary.found_in(line)) for line in lines] == [True, False]
-    assert "********" in lines[1]
+    assert REDACTED in lines[1]

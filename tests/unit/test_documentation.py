@@ -1,4 +1,4 @@
-"""The page that shows the API's document is made of the vendored files that are listed, and of nothing from elsewhere."""
+"""The page that shows the document is made of the vendored files that are listed, and of nothing from elsewhere."""
 
 import hashlib
 import json

@@ -18,7 +18,7 @@ from loop.server.dashboard.routes import routes as dashboard_routes
 from loop.server.error_codes import ERROR_CODES
 from loop.server.errors import STATUS_OF
 from loop.server.operations import OPERATIONS
-from tests.api.contract import api_document
+from tests.api.contract import api_document, require_documented
 
 ROOT = Path(loop.__file__).parent
 RAISED_BY = {
@@ -82,10 +82,10 @@ def test_examples_are_as_their_schemas_say(path: str, method: str, operation: di
     for content in (each["content"]["application/json"] for each in contents if "content" in each):
         components = api_document()["components"]
         validator = jsonschema_rs.Draft202012Validator({**content["schema"], "components": components})
-        refs = [each["$ref"].rpartition("/")[2] for each in content.get("examples", {}).values()]
-        for example in [content.get("example"), *(components["examples"][name]["value"] for name in refs)]:
-            if example is not None:
-                validator.validate(example)
+        shared, examples = components["examples"], content.get("examples", {}).values()
+        for example in examples:
+            found = shared[example["$ref"].rpartition("/")[2]] if "$ref" in example else example
+            validator.validate(found["value"])
     assert any("example" in str(each) for each in contents) or operation["responses"].keys() >= {"204"}, (path, method)
 
 
@@ -114,3 +114,22 @@ def test_the_list_of_error_codes_is_what_is_raised() -> None:
     raised = raised_codes()
     assert set(ERROR_CODES) - {"not_compared"} == set(raised) | HANDED_ON | ANSWERED_AT_THE_EDGE
     assert {code: {ERROR_CODES[code].status} for code in raised} == raised
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "problem"),
+    [
+        (
+            200,
+            '{"status":"ok","timestamp":"2030-01-31T09:30:00.000Z","correlationId":"a","more":1}',
+            "not as documented",
+        ),
+        (200, '{"status":"ok","timestamp":"2030-01-31T09:30:00.000Z"}', "not as documented"),
+        (400, '{"code":"no_processor","message":"No.","requestId":"a"}', "not as documented"),
+        (418, "{}", "which its document does not have"),
+    ],
+)
+def test_what_the_document_does_not_have_is_noticed(status: int, text: str, problem: str) -> None:
+    headers = {"X-Correlation-ID": "a", "Content-Type": "application/json"}
+    with pytest.raises(AssertionError, match=problem):
+        require_documented("GET", "/health", status=status, headers=headers, text=text)

@@ -304,7 +304,7 @@ def fail_with_them_all() -> None:
     raise RuntimeError(f"failed with {json.dumps(CANARIES)} and {json.dumps(HELD)}") from cause
 
 
-def test_no_canary_reaches_the_log(log_file: Path) -> None:
+def test_no_secret_reaches_the_log(log_file: Path) -> None:
     log = get_logger("loop.x")
     log.info("values", **CANARIES, held=HELD, everything=[CANARIES, HELD], **HELD)
     log.info(" ".join(["message", str(CANARIES), repr(HELD)]))

@@ -171,7 +171,7 @@ async def test_keys_made_and_revoked(context: Context, shop: Shop) -> None:
 
 async def test_a_webhook_address_is_recorded_without_what_is_secret_in_it(context: Context, shop: Shop) -> None:
     del shop
-    url = "https://shop.example.com/hooks?token=canary"
+    url = "https://shop.example.com/hooks?token=hush-now"
     await merchants.update_profile(context, "mer_1", ProfileChange(has_webhook_url=True, webhook_url=url))
     changed = await last(context)
     assert (changed.action, changed.subject[:3]) == ("webhook_endpoint.changed", "ep_")

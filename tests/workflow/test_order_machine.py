@@ -350,6 +350,7 @@ class OrderMachine(RuleBasedStateMachine):
         """Pay an order, again if it has failed."""
         is_again = order["status"] == "failed" if is_retry is None else is_retry
         asked = replace(request, is_retry=is_again)
+        note(f"with {dict(request.tokens) or request.token} at {request.processor or 'any processor'}")
         call = payments.pay(self.context, MERCHANT, order["id"], request=asked, wait_s=wait_s)
         is_meant = is_again and order["status"] == "failed"
         self.command(Command.RETRY if is_meant else Command.PAY, order, call)

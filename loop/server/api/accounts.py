@@ -50,7 +50,7 @@ class SignedInJson(TypedDict):
     merchant: MerchantJson
 
 
-_WHO: Final = {"email": "ada@shop.example", "password": "correct horse battery"}
+_WHO: Final = {"email": "ada@shop.example", "password": "seven quiet harbours"}
 
 
 @describes(
