@@ -121,7 +121,7 @@ class Settings:
         str | None,
         Setting(
             REDIS_URL,
-            "Redis, which wakes the workers of other processes; with PostgreSQL only.",
+            "Redis, in which several processes count their rate limits together; with PostgreSQL only.",
             is_shared=True,
             sample="redis://localhost:6379/0",
         ),
@@ -240,12 +240,12 @@ class Settings:
         str | None,
         Setting(
             HTTP_URL,
-            "OpenTelemetry collector; without it there are no traces and nothing is exported.",
+            "OpenTelemetry collector. It is read and checked; nothing is sent there yet.",
             is_shared=True,
             sample="http://localhost:4318",
         ),
     ]
-    otel_service_name: Annotated[str, Setting(TEXT, "Loop's name in traces and metrics.", "loop", is_shared=True)]
+    otel_service_name: Annotated[str, Setting(TEXT, "Loop's name towards an OpenTelemetry collector; not used yet.", "loop", is_shared=True)]
     sources: Mapping[str, str] = field(compare=False)
     """Where the value of each setting came from."""
 
