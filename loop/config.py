@@ -245,7 +245,9 @@ class Settings:
             sample="http://localhost:4318",
         ),
     ]
-    otel_service_name: Annotated[str, Setting(TEXT, "Loop's name towards an OpenTelemetry collector; not used yet.", "loop", is_shared=True)]
+    otel_service_name: Annotated[
+        str, Setting(TEXT, "Loop's name towards an OpenTelemetry collector; not used yet.", "loop", is_shared=True)
+    ]
     sources: Mapping[str, str] = field(compare=False)
     """Where the value of each setting came from."""
 

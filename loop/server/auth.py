@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -28,6 +29,9 @@ KEPT_S: Final = 5.0
 """How long a known key is believed without a look: the bound within which a revocation counts everywhere."""
 
 KEPT_KEYS: Final = 10_000
+
+KEPT_CONTEXTS: Final = 1_000
+"""How many callers' contexts are kept for their next request, since making one costs as much as knowing the key."""
 
 MODE_HEADER: Final = b"x-loop-mode"
 """In which mode a person works: `test` or `live`. A key has its own."""
@@ -180,7 +184,12 @@ def acting(request: Request, caller: Caller | None) -> Context:
     else:
         kind, actor_id = ActorKind.API_KEY, caller.key_id
     is_test = None if caller is None else caller.is_test
-    return replace(context_of(request), actor=Actor(kind, actor_id, client_address(request)), is_test=is_test)
+    return _context_for(context_of(request), Actor(kind, actor_id, client_address(request)), is_test)
+
+
+@lru_cache(maxsize=KEPT_CONTEXTS)
+def _context_for(context: Context, actor: Actor, is_test: bool | None) -> Context:
+    return replace(context, actor=actor, is_test=is_test)
 
 
 def _unknown_key() -> LoopError:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
@@ -101,8 +102,9 @@ async def send(
         return web.Response(status=status, body=raw, headers=headers)
     cut = web.StreamResponse(status=status, headers=headers)
     cut.content_length = len(raw)
-    await cut.prepare(request)
-    await cut.write(raw[: len(raw) // 2])
+    with suppress(ConnectionResetError):  # the client may have gone already
+        await cut.prepare(request)
+        await cut.write(raw[: len(raw) // 2])
     if request.transport is not None:
         request.transport.close()
     return cut

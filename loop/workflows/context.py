@@ -30,7 +30,7 @@ class JobRunner(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Context:
     """One running Loop: its resources, its clock and its chance."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from loop.domain.deliveries import SECRET_BYTES, SigningSecrets, make_secret
@@ -28,7 +28,8 @@ def recording(
 
     `order` is as `orders.updating` is given it: the event carries the number of the revision that this makes.
     """
-    seq = order.revision if event_type is EventType.ORDER_CREATED else order.revision + 1
+    is_new = event_type is EventType.ORDER_CREATED
+    seq, at = (order.revision, order.created_at) if is_new else (order.revision + 1, context.now())
     subject = EventSubject(
         order.id,
         order.external_id,
@@ -40,7 +41,7 @@ def recording(
         order.is_test,
     )
     event = _event(
-        context, order.merchant_id, event_type, subject=subject, payload={**_order_payload(order), **payload}
+        context, order.merchant_id, event_type, subject=subject, payload={**_order_payload(order), **payload}, at=at
     )
     return webhooks.event_insertions(event, correlation_id())
 
@@ -54,23 +55,30 @@ def recording_without_order(
     is_test: bool | None = None,
 ) -> list[tuple[Write, Parameters]]:
     """Return the writes that tell a merchant of something that is about no order, but perhaps about one mode."""
-    event = _event(context, merchant_id, event_type, subject=replace(NO_ORDER, is_test=is_test), payload=payload)
+    subject = replace(NO_ORDER, is_test=is_test)
+    event = _event(context, merchant_id, event_type, subject=subject, payload=payload, at=context.now())
     return webhooks.event_insertions(event, correlation_id())
 
 
 def trial_event(context: Context, endpoint: Endpoint) -> Event:
     """Return an event for one endpoint alone, to see whether it listens."""
     payload = {"endpointId": endpoint.id, "url": endpoint.url}
-    return _event(context, endpoint.merchant_id, EventType.ENDPOINT_TESTED, subject=NO_ORDER, payload=payload)
+    at = context.now()
+    return _event(context, endpoint.merchant_id, EventType.ENDPOINT_TESTED, subject=NO_ORDER, payload=payload, at=at)
 
 
 def _event(
-    context: Context, merchant_id: str, event_type: EventType, *, subject: EventSubject, payload: Mapping[str, object]
+    context: Context,
+    merchant_id: str,
+    event_type: EventType,
+    *,
+    subject: EventSubject,
+    payload: Mapping[str, object],
+    at: datetime,
 ) -> Event:
-    now = context.now()
     event_id = context.new_id(PREFIX_EVENT)
-    body = body_of(event_id, event_type, subject=subject, created_at=now, payload=payload)
-    return Event(event_id, merchant_id, subject.order_id, event_type, json_text(body), now, subject.is_test)
+    body = body_of(event_id, event_type, subject=subject, created_at=at, payload=payload)
+    return Event(event_id, merchant_id, subject.order_id, event_type, json_text(body), at, subject.is_test)
 
 
 def _order_payload(order: Order) -> dict[str, object]:

@@ -114,7 +114,7 @@ async def test_a_card_number_anywhere_is_refused(shop: Shop) -> None:
         for text in (json.dumps({"amount": 1, **fields}), json.dumps({"amount": 1, **fields}, ensure_ascii=False)):
             answer = await shop.post("/v1/orders", raw=text.encode())
             assert (answer.status, answer.code) == (400, "raw_card_data"), text
-            assert "4242" not in answer.text
+            assert "4242" not in answer.text.replace(answer.body["requestId"], "")
     assert await stored(shop) == 0
 
 

@@ -5,15 +5,12 @@ import json
 import os
 import secrets
 import signal
-import socket
-import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import aiohttp
 import pytest
@@ -25,16 +22,23 @@ from loop.testing.stub_ledger import read_ledger
 from loop.workflows import merchants, processor_configs
 from loop.workflows.merchants import NewApiKey, NewMerchant, ProfileChange
 from loop.workflows.processor_configs import ConfigChange
+from tests.e2e.audits import of_sandbox
+from tests.e2e.houses import (
+    GONE,
+    ROOT,
+    TIME_S,
+    House,
+    MerchantServer,
+    Nursery,
+    free_port,
+    listening,
+    until_at_rest,
+)
 
-ROOT = Path(__file__).parents[2]
 ORDERS = 3
 """How many orders go their way at once."""
 
 AMOUNT, CAPTURED, REFUNDED = 5_000, 4_000, 1_500
-TIME_S = 20.0
-"""How long anything may take; on an idle machine a case takes about two seconds."""
-
-Gone: TypeAlias = aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | ConnectionError
 
 
 @dataclass(frozen=True)
@@ -42,26 +46,34 @@ class Way:
     """What the merchant does with each order, and what must have happened in the end."""
 
     is_manual: bool
-    is_cancelled: bool
+    last_status: str
     events: tuple[str, ...]
     ledger: tuple[tuple[str, int], ...]
 
 
 BEGINNING = ("order.created", "payment.processing")
 ENDING = ("refund.created", "refund.processed")
-CHARGED = Way(False, False, (*BEGINNING, "payment.captured", *ENDING), (("charge", AMOUNT), ("refund", REFUNDED)))
+CHARGED = Way(
+    False,
+    "partially_refunded",
+    (*BEGINNING, "payment.captured", *ENDING),
+    (("charge", AMOUNT), ("refund", REFUNDED)),
+)
 HELD_AND_CAPTURED = Way(
     True,
-    False,
+    "partially_refunded",
     (*BEGINNING, "payment.authorized", "payment.captured", *ENDING),
     (("authorization", AMOUNT), ("capture", CAPTURED), ("refund", REFUNDED)),
 )
 HELD_AND_CANCELLED = Way(
     True,
-    True,
+    "cancelled",
     (*BEGINNING, "payment.authorized", "payment.cancelled"),
     (("authorization", AMOUNT), ("void", AMOUNT)),
 )
+
+KEPT = Way(False, "captured", (*BEGINNING, "payment.captured"), (("charge", AMOUNT),))
+TAKEN_ELSEWHERE = replace(KEPT, events=(*BEGINNING, "payment.processing", "payment.captured"))
 
 CASES: list[tuple[Way, str, int, str]] = [
     *((CHARGED, f"charge.{beat}", nth, "visa") for beat in ("intent_recorded", "called", "recorded") for nth in (1, 3)),
@@ -77,20 +89,6 @@ CASES: list[tuple[Way, str, int, str]] = [
     *((CHARGED, f"refund.{beat}", 2, "visa") for beat in ("intent_recorded", "called", "recorded")),
     *((CHARGED, "delivery.sent", nth, "visa") for nth in (1, 8)),
 ]
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[subprocess.Popen[str]]:
-    """Yield the process that Loops are forked off."""
-    with subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "e2e" / "crash_child.py")],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        yield process
-        process.kill()
 
 
 @dataclass(frozen=True)
@@ -115,110 +113,21 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stub]:
         process.terminate()
 
 
-@dataclass
-class MerchantServer:
-    """Takes webhooks and remembers their bodies by event id."""
-
-    url: str = ""
-    received: dict[str, list[bytes]] = field(default_factory=dict)
-
-    async def take(self, request: web.Request) -> web.Response:
-        self.received.setdefault(request.headers["webhook-id"], []).append(await request.read())
-        return web.Response()
-
-
 @pytest.fixture
 async def server() -> AsyncIterator[MerchantServer]:
     merchant = MerchantServer()
     app = web.Application()
     app.router.add_post("/hooks", merchant.take)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    merchant.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hooks"
-    yield merchant
-    await runner.cleanup()
-
-
-def free_port() -> int:
-    """Return a port that no outgoing connection is given between the lives of a Loop: the system's begin at 32768."""
-    for _ in range(100):
-        port = 20_000 + secrets.randbelow(10_000)
-        with socket.socket() as listener, suppress(OSError):
-            listener.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no port is free")
-
-
-@dataclass
-class House:
-    """One installation of Loop: its files outlive its processes."""
-
-    nursery: subprocess.Popen[str]
-    flags: dict[str, object]
-    path: Path
-    url: str
-    key: str = ""
-    pid: int = 0
-
-    async def _line(self) -> int:
-        assert self.nursery.stdout is not None
-        return int(await asyncio.wait_for(asyncio.to_thread(self.nursery.stdout.readline), TIME_S))
-
-    async def end(self) -> int:
-        """Wait for the process to end and return its exit code."""
-        code = await self._line()
-        self.pid = 0
-        return code
-
-    async def begin(self, session: aiohttp.ClientSession, point: str | None = None, nth: int = 1) -> None:
-        """Start a process and wait until it answers (or is gone already)."""
-        assert self.nursery.stdin is not None
-        self.nursery.stdin.write(json.dumps([self.flags, point, nth]) + "\n")
-        self.nursery.stdin.flush()
-        self.pid = await self._line()
-        async with asyncio.timeout(TIME_S):
-            while True:
-                try:
-                    async with session.get(f"{self.url}/health") as answer:
-                        assert answer.status == 200
-                        return
-                except aiohttp.ClientConnectionError:
-                    await asyncio.sleep(0.01)
-
-    async def stop(self) -> int:
-        """Ask the process to stop and return its exit code."""
-        os.kill(self.pid, signal.SIGTERM)
-        return await self.end()
-
-    def rows(self, query: str) -> list[dict[str, Any]]:
-        """Read what is committed."""
-        with closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)) as connection:
-            connection.row_factory = sqlite3.Row
-            return [dict(row) for row in connection.execute(query)]
-
-    def log(self) -> str:
-        return (self.path.parent / "loop.log").read_text("utf-8")[-5_000:]
+    async with listening(app) as url:
+        merchant.url = f"{url}/hooks"
+        yield merchant
 
 
 @pytest.fixture
-async def house(
-    nursery: subprocess.Popen[str], stub: Stub, server: MerchantServer, sqlite_database_url: str, tmp_path: Path
-) -> AsyncIterator[House]:
+async def house(nursery: Nursery, stub: Stub, server: MerchantServer, sqlite_database_url: str) -> AsyncIterator[House]:
     """Yield an installation with a merchant who sells through the stand-in processor."""
-    port = free_port()
-    flags: dict[str, object] = {
-        "database_url": sqlite_database_url,
-        "data_dir": str(tmp_path),
-        "port": port,
-        "jwt_secret": "signs 0123456789abcdef0123456789abcdef",
-        "encryption_key": "seals 0123456789abcdef0123456789abcdef",
-        "stripe_api_base": stub.url,
-        "webhook_allow_networks": "127.0.0.0/8",
-    }
-    path = Path(sqlite_database_url.removeprefix("sqlite:///"))
-    made = House(nursery, flags, path, f"http://127.0.0.1:{port}")
-    async with opened(config.load(flags, environ={})) as context:
+    made = House.on(nursery, sqlite_database_url, stripe_api_base=stub.url)
+    async with opened(config.load(made.flags, environ={})) as context:
         merchant = (await merchants.create(context, NewMerchant("Shop", "shop@example.com", "correct horse"))).merchant
         await merchants.update_profile(
             context, merchant.id, ProfileChange(has_webhook_url=True, webhook_url=server.url)
@@ -226,10 +135,9 @@ async def house(
         _, made.key = await merchants.create_api_key(context, merchant.id, NewApiKey("till", mode="test"))
         credentials = {"secretKey": f"sk_test_{secrets.token_hex(8)}"}  # an account, and a ledger, of this case alone
         await processor_configs.put(context, merchant.id, "stripe", credentials=credentials, change=ConfigChange())
+        await processor_configs.put(context, merchant.id, "sandbox", credentials={}, change=ConfigChange())
     yield made
-    if made.pid:  # the test has failed
-        os.kill(made.pid, signal.SIGKILL)
-        await made.end()
+    await made.clear()
 
 
 @dataclass(frozen=True)
@@ -239,7 +147,7 @@ class Till:
     session: aiohttp.ClientSession
     house: House
     way: Way
-    token: str
+    tokens: Mapping[str, str]
 
     async def call(self, method: str, path: str, content: object = None) -> Any:
         async with self.session.request(
@@ -259,7 +167,7 @@ class Till:
         async with asyncio.timeout(TIME_S):
             while True:
                 status = (await self.call("GET", path))["status"]
-                if status in ("partially_refunded", "cancelled"):
+                if status == self.way.last_status:
                     return
                 await self._go_on(path, status)
 
@@ -270,8 +178,8 @@ class Till:
     async def _go_on(self, path: str, status: str) -> None:
         match status:
             case "pending":
-                await self.call("POST", f"{path}/pay", {"paymentMethod": {"type": "card", "token": self.token}})
-            case "authorized" if self.way.is_cancelled:
+                await self.call("POST", f"{path}/pay", {"paymentMethod": {"type": "card", "tokens": self.tokens}})
+            case "authorized" if self.way.last_status == "cancelled":
                 await self.call("POST", f"{path}/cancel", {})
             case "authorized":
                 await self.call("POST", f"{path}/capture", {"amount": CAPTURED})
@@ -282,25 +190,14 @@ class Till:
             case _:
                 raise AssertionError(f"the order is {status}")
 
-    async def sell_all(self) -> bool:
+    async def sell_all(self, count: int = ORDERS) -> bool:
         """See all orders through to their end; return whether Loop was there all the time."""
-        selling = [self.sell(f"basket-{number}") for number in range(ORDERS)]
+        selling = [self.sell(f"basket-{number}") for number in range(count)]
         outcomes = await asyncio.gather(*selling, return_exceptions=True)
         for outcome in outcomes:
-            if outcome is not None and not isinstance(outcome, Gone):
+            if outcome is not None and not isinstance(outcome, GONE):
                 raise outcome
         return not any(outcomes)
-
-
-async def until_at_rest(house: House) -> None:
-    """Wait until nothing is left to be done."""
-    try:
-        async with asyncio.timeout(TIME_S):
-            while house.rows("SELECT id FROM jobs"):  # noqa: ASYNC110 - the rows of another process
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        left = house.rows("SELECT * FROM jobs")
-        raise AssertionError(f"{left}\n{house.log()}") from None
 
 
 @pytest.mark.parametrize(("way", "point", "nth", "token"), CASES)
@@ -308,7 +205,7 @@ async def test_killed_at(
     way: Way, point: str, nth: int, *, token: str, house: House, server: MerchantServer, stub: Stub
 ) -> None:
     async with aiohttp.ClientSession() as session:
-        till = Till(session, house, way, f"pm_card_{token}")
+        till = Till(session, house, way, {"stripe": f"pm_card_{token}"})
         await house.begin(session, point, nth)
         await till.sell_all()
         assert await house.end() == -signal.SIGKILL, "the point was not reached"
@@ -353,7 +250,7 @@ def assert_all_was_told(house: House, way: Way, server: MerchantServer) -> None:
 
 async def test_a_kill_at_no_point_at_all_is_survived(house: House, server: MerchantServer, stub: Stub) -> None:
     async with aiohttp.ClientSession() as session:
-        till = Till(session, house, CHARGED, "pm_card_visa")
+        till = Till(session, house, CHARGED, {"stripe": "pm_card_visa"})
         is_done = False
         lives = 0
         while not is_done:
@@ -371,3 +268,88 @@ async def test_a_kill_at_no_point_at_all_is_survived(house: House, server: Merch
     assert_books_agree(house, CHARGED, stub)
     assert_all_was_told(house, CHARGED, server)
     assert house.rows("PRAGMA integrity_check") == [{"integrity_check": "ok"}]
+
+
+@dataclass(frozen=True)
+class Failover:
+    """What the first processor makes of an order that a second one may take, and who is paid in the end."""
+
+    token: str
+    paid_by: str
+    is_paid_late: bool = False
+    """Whether the customer, in their browser, pays what was declined while Loop is dead."""
+    is_away: bool = False
+    """Whether the first processor cannot be reached."""
+    timeout_s: int = 20
+
+
+NOT_CHARGED = Failover("pm_card_chargeDeclined", "sandbox")
+AWAY = Failover("pm_card_visa", "sandbox", is_away=True)
+CHARGED_UNHEARD = Failover("pm_card_timeoutThenCharged", "stripe")
+CHARGED_AFTER_THE_TIMEOUT = Failover("pm_card_slow", "stripe", timeout_s=1)
+CHARGED_BEFORE_THE_FENCE = Failover("pm_card_chargeDeclined", "stripe", is_paid_late=True)
+TOO_LATE_FOR_THE_FENCE = Failover("pm_card_chargeDeclined", "sandbox", is_paid_late=True)
+
+FIRST_BEATS = ("charge.intent_recorded", "charge.called", "charge.recorded")
+FAILOVERS: list[tuple[Failover, str, int]] = [
+    *((NOT_CHARGED, point, 1) for point in FIRST_BEATS),
+    *((NOT_CHARGED, f"failover.{beat}", 1) for beat in ("intent_recorded", "fenced", "recorded")),
+    *((NOT_CHARGED, point, 2) for point in FIRST_BEATS[1:]),  # of the second attempt
+    # A processor that was perhaps called is asked until it answers, so a kill before the fact is on record is no case.
+    *((AWAY, point, 1) for point in ("charge.recorded", "failover.recorded")),
+    *((AWAY, point, 2) for point in FIRST_BEATS[1:]),
+    *((CHARGED_UNHEARD, point, 1) for point in FIRST_BEATS),
+    *((CHARGED_AFTER_THE_TIMEOUT, point, 1) for point in FIRST_BEATS),
+    *((CHARGED_BEFORE_THE_FENCE, point, 1) for point in ("charge.recorded", "failover.intent_recorded")),
+    *((TOO_LATE_FOR_THE_FENCE, point, 1) for point in ("failover.fenced", "failover.recorded")),
+]
+
+
+@pytest.mark.parametrize(("case", "point", "nth"), FAILOVERS)
+async def test_killed_in_a_failover_at(
+    case: Failover, point: str, nth: int, *, house: House, server: MerchantServer, stub: Stub
+) -> None:
+    house.flags |= {"processor_timeout_s": case.timeout_s}
+    if case.is_away:
+        house.flags |= {"stripe_api_base": f"http://127.0.0.1:{free_port()}"}
+    async with aiohttp.ClientSession() as session:
+        till = Till(session, house, KEPT, {"stripe": case.token, "sandbox": "tok_approve"})
+        await house.begin(session, point, nth)
+        await till.sell_all(1)
+        assert await house.end() == -signal.SIGKILL, "the point was not reached"
+        if case.is_paid_late:
+            await pay_in_browser(session, house, stub)
+        await house.begin(session)
+        assert await till.sell_all(1), house.log()
+        await until_at_rest(house)
+        assert await house.stop() == 0
+    assert_paid_once(house, case, stub)
+    assert_all_was_told(house, KEPT if case.paid_by == "stripe" else TAKEN_ELSEWHERE, server)
+
+
+async def pay_in_browser(session: aiohttp.ClientSession, house: House, stub: Stub) -> None:
+    """Pay a declined intent with its client secret, if it can still be paid."""
+    (attempt,) = house.rows("SELECT processor_reference FROM payment_attempts WHERE processor = 'stripe'")
+    url = f"{stub.url}/_control/intents/{attempt['processor_reference']}/pay"
+    async with session.post(url, json={"payment_method": "pm_card_visa"}) as answer:
+        assert answer.status in (200, 409), await answer.text()
+
+
+def assert_paid_once(house: House, case: Failover, stub: Stub) -> None:
+    """Compare the one order with both processors' own books."""
+    (order,) = house.rows("SELECT * FROM orders")
+    taken = house.rows("SELECT * FROM transactions WHERE status = 'success'")
+    assert [(row["type"], row["amount_minor"], row["processor"]) for row in taken] == [
+        ("capture", AMOUNT, case.paid_by)
+    ]
+    assert (order["amount_captured_minor"], order["processor"]) == (AMOUNT, case.paid_by)
+    assert not order["needs_review"]
+    at_stripe = [row for row in read_ledger(stub.ledger) if row.metadata.get("loop_order_id") == order["id"]]
+    at_sandbox = {moved.attempt_id for moved in of_sandbox(house)}
+    charges = [row.kind for row in at_stripe] + ["charge"] * len(at_sandbox)
+    assert charges == ["charge"], (at_stripe, at_sandbox)
+    assert bool(at_sandbox) is (case.paid_by == "sandbox")
+    attempts = house.rows("SELECT processor, status FROM payment_attempts ORDER BY number")
+    first = [] if case.paid_by == "stripe" else ["stripe"]
+    assert [attempt["processor"] for attempt in attempts] == [*first, case.paid_by]
+    assert [attempt["status"] for attempt in attempts].count("captured") == 1

@@ -146,8 +146,17 @@ async def test_pending_is_approved_when_asked() -> None:
     outcome = await pay(processor, wanted)
     assert isinstance(outcome, Pending)
     payment = PaymentReference(outcome.reference, wanted)
-    assert isinstance(await processor.void(ACCOUNT, payment, key=IdempotencyKey("v")), Pending)
     assert isinstance(await processor.fetch(ACCOUNT, payment), Approved)
+    assert len(processor.ledger()) == 1
+
+
+async def test_pending_is_approved_when_it_is_to_be_cancelled() -> None:
+    processor = sandbox()
+    wanted = request("tok_pending")
+    outcome = await pay(processor, wanted)
+    assert isinstance(outcome, Pending)
+    payment = PaymentReference(outcome.reference, wanted)
+    assert isinstance(await processor.void(ACCOUNT, payment, key=IdempotencyKey("v")), Approved)
     assert len(processor.ledger()) == 1
 
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Final, Protocol, TypeVar
 
 from loop.domain.attempts import Approved, Declined, NotSent, Outcome, Pending, Unknown
-from loop.domain.declines import unified
+from loop.domain.declines import DeclineClass
 from loop.domain.disputes import DisputeOutcome
 from loop.domain.failover import DeclineFinality
 from loop.domain.money import Money
@@ -173,12 +173,13 @@ class Bank(SandboxProcessor):
     ) -> Outcome:
         call = super().capture
         return await self._payment_call(
-            "capture", lambda: call(account, payment, amount=amount, key=key), _declined("capture_failed")
+            "capture", lambda: call(account, payment, amount=amount, key=key), _CAPTURE_FAILED
         )
 
     async def void(self, account: Account, payment: PaymentReference, *, key: IdempotencyKey) -> Outcome:
         call = super().void
-        return await self._payment_call("void", lambda: call(account, payment, key=key), _declined("already_done"))
+        no = NotSent("invalid_request", "It cannot be cancelled now.")
+        return await self._payment_call("void", lambda: call(account, payment, key=key), no)
 
     async def fetch(self, account: Account, payment: PaymentReference) -> Outcome:
         call = super().fetch
@@ -258,11 +259,7 @@ def _hand_over(answer: "asyncio.Future[T]", result: T) -> None:
 
 
 _UNREACHABLE: Final = NotSent("processor_unreachable", "Nobody was there.")
-
-
-def _declined(code: str) -> Declined:
-    decline = unified(code)
-    return Declined(decline.code, decline.decline_class, "The processor refused.", raw_code=code)
+_CAPTURE_FAILED: Final = Declined("capture_failed", DeclineClass.TECH, "The money could not be taken.")
 
 
 def hold_or_charge(known: _Payment) -> int:

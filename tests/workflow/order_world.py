@@ -93,7 +93,7 @@ class Accident:
     """Whether the next process frees the leases, as on SQLite, or waits until they end, as elsewhere."""
 
 
-class Service(StrEnum):
+class Standing(StrEnum):
     """How the merchant's own server is."""
 
     UP = "up"
@@ -106,7 +106,7 @@ class Shop:
     """The merchant's server, which remembers what it has taken, at the other end of a wire of this process."""
 
     def __init__(self) -> None:
-        self.service = Service.UP
+        self.service = Standing.UP
         self.received: dict[str, list[bytes]] = {}
 
     def take(self, request: bytes) -> bytes | None:
@@ -114,9 +114,9 @@ class Shop:
         head, _, body = request.partition(b"\r\n\r\n")
         headers = dict(line.lower().split(": ", 1) for line in head.decode().split("\r\n")[1:])
         assert len(body) == int(headers["content-length"])
-        if self.service is Service.HANGING:
+        if self.service is Standing.HANGING:
             return None
-        if self.service is Service.FAILING:
+        if self.service is Standing.FAILING:
             return b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\n\r\noops"
         self.received.setdefault(headers["webhook-id"], []).append(body)
         return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -176,7 +176,7 @@ class ShopConnector(aiohttp.BaseConnector):
         self._shop = shop
 
     async def _create_connection(self, req: aiohttp.ClientRequest, *_: object) -> ResponseHandler:
-        if self._shop.service is Service.REFUSING:
+        if self._shop.service is Standing.REFUSING:
             raise aiohttp.ClientConnectorError(req.connection_key, ConnectionRefusedError(111, "refused"))
         loop = asyncio.get_running_loop()
         protocol = ResponseHandler(loop)

@@ -49,7 +49,7 @@ from tests.workflow.order_world import (
     WORLD_POINTS,
     Accident,
     AccidentKind,
-    Service,
+    Standing,
     Template,
     World,
     live,
@@ -466,8 +466,8 @@ class OrderMachine(RuleBasedStateMachine):
             serves_for_s = 5.0 if end is End.STOPPED_WHILE_IT_SERVES else None
             self.world.restart(serves_for_s=serves_for_s, is_patient=end is not End.STOPPED_AT_ONCE)
 
-    @rule(service=st.sampled_from(Service))
-    def shop(self, service: Service) -> None:
+    @rule(service=st.sampled_from(Standing))
+    def shop(self, service: Standing) -> None:
         self.world.shop.service = service
 
     # What must hold.
@@ -489,8 +489,8 @@ class OrderMachine(RuleBasedStateMachine):
         """Let everybody do what they have left to do, and check that nothing is left over."""
         self.world.accident = None
         self.world.weather.clear()
-        if self.world.shop.service is not Service.REFUSING:  # one that refuses is gone for good
-            self.world.shop.service = Service.UP
+        if self.world.shop.service is not Standing.REFUSING:  # one that refuses is gone for good
+            self.world.shop.service = Standing.UP
         self.let_live()
         count = sum(len(bank.payments()) for bank in self.world.banks.values())
         for index in range(count):
