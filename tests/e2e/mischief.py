@@ -300,14 +300,15 @@ class Relay:
         headers = {name: value for name, value in request.headers.items() if name not in ("Host", "Content-Length")}
         return web.Response(status=await self._pass_on(request.path, body, headers))
 
-    async def send_again(self) -> None:
-        """Pass on what Loop has not taken, signed anew where the time is part of the signature."""
+    async def send_again(self) -> bool:
+        """Pass on what Loop has not taken, signed anew where that has a time in it; return whether all is taken."""
         at_s = self.clock.time_ns() // 1_000_000_000
         for (path, body), headers in list(self._untaken.items()):
             fresh = dict(headers)
             if "Stripe-Signature" in headers:
                 fresh["Stripe-Signature"] = stripe_signature(body.decode(), STRIPE_SECRET, at_s=at_s)
             await self._pass_on(path, body, fresh)
+        return not self._untaken
 
     async def _pass_on(self, path: str, body: bytes, headers: dict[str, str]) -> int:
         arrived = self._arrived(json.loads(body), headers.get("X-Razorpay-Event-Id"))

@@ -56,6 +56,7 @@ class Story:
     ending: Ending = "kept"
     captured: int | None = None
     refunds: tuple[int, ...] = ()
+    is_disputed: bool = False
     second_tokens: Mapping[str, str] | None = None
     wait_s: int = 5
 
@@ -158,6 +159,8 @@ class Shop:
                 await settle(order_id, story, looks["settle"])
             case "captured" | "partially_refunded" | "refunded":
                 await asyncio.gather(*(self.refund(order_id, story, number) for number in range(len(story.refunds))))
+                if story.is_disputed:
+                    await self.dispute(order)
                 return True
             case "cancelled":
                 return True
@@ -178,6 +181,17 @@ class Shop:
         """Give one part back."""
         wanted = {"amount": story.refunds[number], "reason": f"part {number}"}
         await self.call("POST", f"/v1/orders/{order_id}/refund", wanted, key=f"{story.name}-refund-{number}")
+
+    async def dispute(self, order: Mapping[str, Any]) -> None:
+        """Have the customer's bank take back what is left of a payment, where there is a bank."""
+        if order["processor"] == "stripe":
+            await self.control("disputes", {"payment_intent": order["processorOrderId"]})
+        elif order["processor"] == "razorpay":
+            async with self.session.get(f"{self.stub_url}/_control/ledger") as answer:
+                entries = (await answer.json())["entries"]
+            paid = {row["object_id"] for row in entries if row["intent"] == order["processorOrderId"]}
+            for payment in (each for each in paid if each.startswith("pay_")):
+                await self.control(f"razorpay/payments/{payment}/dispute", {"phase": "chargeback"})
 
     async def act(self, order_id: str, story: Story) -> None:
         """Be the customer: answer the bank, or pay in the processor's own checkout, and come back from there."""

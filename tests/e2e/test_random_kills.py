@@ -89,6 +89,7 @@ def draw_story(chance: Chance, name: str) -> Story:
         ending="kept" if ending == "cancelled" and not is_releasable else ending,
         captured=captured if captured != amount else None,
         refunds=tuple(refunds),
+        is_disputed=chance.random() < 0.05,
         second_tokens=GOOD[currency] if tokens and chance.random() < 0.5 else None,
         wait_s=chance.choice((0, 5)),
     )
@@ -146,11 +147,11 @@ def spoil_webhooks(here: Town, chance: Chance) -> None:
 async def come_to_rest(here: Town, selling: asyncio.Task[None]) -> None:
     """Let everything go well from now on, until all orders are where they were to be and nothing is left to do."""
     here.mischief.clear()
-    here.stub.webhooks.faults = WebhookFaults()
     await here.house.begin(here.session)
-    here.stub.webhooks.release(0)
+    await here.deliver_webhooks()
     await here.drive(selling.done)
     await selling
+    await here.deliver_webhooks()
     await here.drive(here.is_at_rest)
     here.clock.forward(DAY_S)
     await here.drive(here.is_over)

@@ -16,7 +16,7 @@ from loop.domain.routing_rules import Conditions, Rule
 from loop.runtime import opened
 from loop.testing.stub_razorpay import account_id as razorpay_account
 from loop.testing.stub_stripe import account_id as stripe_account
-from loop.testing.stub_webhooks import Endpoint
+from loop.testing.stub_webhooks import Endpoint, WebhookFaults
 from loop.workflows import merchants, processor_configs, routing
 from loop.workflows.context import Context
 from loop.workflows.merchants import NewApiKey, NewMerchant, ProfileChange
@@ -59,6 +59,9 @@ UNDECIDED = (
 
 CREEP_S = 0.25
 """How far the clock is set forward at a step while jobs run: their leases must not end meanwhile."""
+
+SETTLED_S = 60.0
+"""How long the processors' webhooks may take to arrive, in seconds."""
 
 STEPS_MAX = 1_000
 STEPS_OF_A_BANK = 20
@@ -126,6 +129,15 @@ class Town:
         is_locked = self.house.rows("SELECT 1 FROM idempotency_keys WHERE status_code IS NULL LIMIT 1")
         self.clock.forward(min(at_most_s, max(away_s, 1.0) + (KEY_LOCK_S if is_locked else 0.0)))
         self.house.hurry()
+
+    async def deliver_webhooks(self) -> None:
+        """Have Loop take every webhook that the processors have for it."""
+        self.stub.webhooks.faults = WebhookFaults()
+        self.stub.webhooks.release(0)
+        await self.stub.webhooks.settled(SETTLED_S)
+        async with asyncio.timeout(SETTLED_S):
+            while not await self.relay.send_again():  # noqa: ASYNC110 - what another process takes
+                await asyncio.sleep(STEP_S)
 
     async def let_banks_decide(self) -> None:
         """Have the banks decide what they have kept open: payments that Razorpay is to take, refunds, disputes."""

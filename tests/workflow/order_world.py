@@ -57,7 +57,10 @@ WORLD_POINTS: Final = ("call.sent", "commit.begun", "commit.done")
 """Points of the world: a request is on its way to a processor; a commit is about to happen, or nobody was told yet."""
 
 SUBJECT: ContextVar[str | None] = ContextVar("subject", default=None)
-"""What the running command or job is about: an order, a refund, a dispute, an endpoint or an inbound webhook."""
+"""What the running command or job is about: an order, a refund, a dispute, an endpoint, an inbound webhook, a word.
+
+Accidents happen to what is about something; a claim is not, and whoever has claimed may be killed at any time anyway.
+"""
 
 STATUS_OF: Final[Mapping[str, str]] = {
     "ord": "SELECT status FROM orders WHERE id = ?",
@@ -421,8 +424,8 @@ class World:
 
     def reached(self, point: str) -> None:
         """Have the accident happen that waits at a point."""
-        accident = self.accident
-        if accident is None or accident.point != point:
+        accident, subject = self.accident, SUBJECT.get()
+        if accident is None or accident.point != point or subject is None:
             return
         accident.nth -= 1
         if accident.nth > 0:
@@ -435,12 +438,12 @@ class World:
                 task.cancel()
             return
         self._frees_leases = accident.frees_leases
-        self.crashes[point, self._status_of(SUBJECT.get())] += 1
+        self.crashes[point, self._status_of(subject)] += 1
         raise Crash(point)
 
-    def _status_of(self, subject: str | None) -> str:
+    def _status_of(self, subject: str) -> str:
         """Return the committed status of the order that something is about, `-` for none."""
-        query = None if subject is None else STATUS_OF.get(subject[:3])
+        query = STATUS_OF.get(subject[:3])
         row = None if query is None else self.rows.execute(query, [subject]).fetchone()
         return "-" if row is None else str(row[0])
 

@@ -68,6 +68,9 @@ SEED: Final = 20_261_126
 """Where the search begins; `--hypothesis-seed` takes its place."""
 
 ORDERS_MAX: Final = 4
+NAMED_SHARE: Final = 4
+"""How much more often an accident waits at a point that Loop names than at one of the world's."""
+
 WAIT_S: Final = 10.0
 DAY_S: Final = 86_400.0
 REST_DAYS_MAX: Final = 7
@@ -154,7 +157,7 @@ class Mishap:
 
 accidents = st.builds(
     Mishap,
-    place=st.sampled_from(range(3 * len(LOOP_POINTS) + len(WORLD_POINTS))),
+    place=st.sampled_from(range(NAMED_SHARE * len(LOOP_POINTS) + len(WORLD_POINTS))),
     nth=st.sampled_from([1, 1, 1, 1, 2, 3]),
     kind=st.sampled_from([*[AccidentKind.CRASH] * 3, AccidentKind.CANCEL]),
     frees_leases=st.booleans(),
@@ -186,7 +189,7 @@ class End(StrEnum):
 
 steps = st.builds(
     Step,
-    way=st.sampled_from([*["on"] * 24, "back", "back", "back", "back", *MERCHANTS_COMMANDS]),
+    way=st.sampled_from([*["on"] * 20, *["back"] * 6, *MERCHANTS_COMMANDS]),
     request=pay_requests(),
     share=shares,
     wait_s=st.sampled_from([WAIT_S, WAIT_S, WAIT_S, 0.0]),
@@ -227,7 +230,7 @@ class OrderMachine(RuleBasedStateMachine):
         """Have an accident wait at one of the points of some operations, or of the world."""
         if mishap is not None:
             named = [point for point in LOOP_POINTS if operations and point.startswith(operations)]
-            points = [*named, *named, *named, *WORLD_POINTS]
+            points = [*named * NAMED_SHARE, *WORLD_POINTS]
             point = points[mishap.place % len(points)]
             note(f"{mishap.kind} at {point}, number {mishap.nth}")
             self.world.accident = Accident(point, mishap.nth, mishap.kind, mishap.frees_leases)
@@ -281,7 +284,7 @@ class OrderMachine(RuleBasedStateMachine):
         """Create an order, and pay it with a request if there is one."""
         expires_at = self.world.clock.at + timedelta(hours=20) if is_manual else None
         new = NewOrder(Money(1_000, currency), is_manual_capture=is_manual, expires_at=expires_at)
-        created = self.world.do(orders.create(self.context, MERCHANT, new))
+        created = self.world.do(orders.create(self.context, MERCHANT, new), "a new order")
         self.books.read()
         self.expect(mishap, "charge", "failover")
         if request is not None and isinstance(created, Order):
@@ -456,7 +459,7 @@ class OrderMachine(RuleBasedStateMachine):
     @rule(entry=st.sampled_from([name for name, _, _ in SCHEDULE]), mishap=mishaps)
     def schedule(self, entry: str, mishap: Mishap | None) -> None:
         self.expect(mishap, "void")
-        self.world.do(scheduled(self.context, entry))
+        self.world.do(scheduled(self.context, entry), entry)
 
     @rule(end=st.sampled_from(End))
     def process_ends(self, end: End) -> None:

@@ -185,6 +185,28 @@ async def test_a_stop_lets_what_runs_end(context: Context, bench: Bench) -> None
         assert [each.id for each in await jobs.of_subject(reader, "ord_1")] == ["late"]
 
 
+async def test_a_stop_waits_for_what_a_running_job_leads_to(
+    context: Context, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.hold = asyncio.Event()
+    following = job("following", run_at=system_now() + timedelta(seconds=30), fence=1, is_leased=True)
+
+    async def lead(context: Context, held: Job) -> None:
+        await bench.handle(context, held)
+        await context.database.write_at_once([jobs.insertion(following)])
+        context.runner.start(context, following)
+
+    monkeypatch.setitem(JOBS, "leading", JobKind(lead, deadline_s=10))
+    await insert(context, "leading", kind="leading")
+    async with working(context) as runner:
+        await bench.until(lambda: bench.running == 1)
+        stopping = asyncio.create_task(runner.stop())
+        await asyncio.sleep(0.02)
+        bench.hold.set()
+        await stopping
+        assert bench.done == ["leading", "following"]
+
+
 async def test_a_stop_waits_for_what_is_just_being_claimed(context: Context, bench: Bench) -> None:
     await insert(context, "a")
     runner = runner_of(context)
