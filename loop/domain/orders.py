@@ -305,7 +305,9 @@ def apply_outcome(order: Order, attempt: Attempt, *, outcome: Outcome, now: date
         return Change(same, second, transactions, events, ignored=reason, is_late=is_money)
     cell = decide(order.status, _FACT_OF_ATTEMPT[step.status])
     is_current = attempt.number == order.attempt_count
-    if isinstance(cell, Next) and (is_current or is_money or had_money):
+    # What becomes of an attempt without money says nothing of an order that another attempt has paid.
+    counts = is_money or had_money or (is_current and order.status not in PAID_OR_HELD)
+    if isinstance(cell, Next) and counts:
         is_late = cell.is_late or (is_money and not had_money and not is_current)
         events = (PAYMENT_EVENTS[cell.status], *((EventType.PAYMENT_LATE_SUCCESS,) if is_late else ()))
         paid = _moved_order(order, moved, outcome, cell.status, now)

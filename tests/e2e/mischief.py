@@ -41,6 +41,9 @@ NEWS = frozenset(
 )  # fmt: skip
 """Events after which a merchant has something to do."""
 
+OUTAGE = ("refused", "dropped")
+"""What becomes of webhooks while a merchant's server is out."""
+
 HUNG_S = 1.5
 """How long a merchant's server hangs, in seconds: longer than Loop waits for it here."""
 
@@ -85,13 +88,13 @@ class Mischief:
         self.rate = 0.0
         self.aims.clear()
 
-    def pick(self, operation: str, standing: Standing | None, kinds: tuple[str, ...]) -> str | None:
-        """Return the fault for a request, which is noted, or None."""
+    def pick(self, operation: str, standing: Standing | None, kinds: tuple[str, ...], *, rate: float) -> str | None:
+        """Return the fault for a request, which is noted, or None; `rate` is the share that chance spoils."""
         if standing is None:
             return None
         where = f"{operation} @ {standing.state}"
         fault = self._aimed(standing.order_id, where)
-        if fault is None and self.chance.random() < self.rate:
+        if fault is None and self.chance.random() < rate:
             fault = self.chance.choice(kinds)
         if fault is not None:
             self.table.note(fault, where)
@@ -125,7 +128,7 @@ class SpoiltCalls(FaultPlan):
         operation = operation_of(method, path)
         kinds = _may_be_spoilt_by(operation)
         for standing in self._about(operation, path):
-            name = self._mischief.pick(operation, standing, kinds)
+            name = self._mischief.pick(operation, standing, kinds, rate=self._mischief.rate)
             if name is not None:
                 return replace(FAULTS[name])
         return None
@@ -242,6 +245,8 @@ class FickleMerchant(MerchantServer):
         self.hung: list[str] = []
         """Orders that a webhook is about which has not been answered."""
         self.hung_s = HUNG_S
+        self.is_out = False
+        """Whether it takes nothing at all."""
         self._mischief = mischief
         self._news: dict[str, asyncio.Event] = {}
 
@@ -251,7 +256,8 @@ class FickleMerchant(MerchantServer):
         event = json.loads(await request.read())
         order_id = event["orderId"]
         standing = self._mischief.standings.of_order(order_id) if order_id else None
-        match self._mischief.pick("delivery", standing, REFUSALS):
+        kinds, rate = (OUTAGE, 1.0) if self.is_out else (REFUSALS, self._mischief.rate)
+        match self._mischief.pick("delivery", standing, kinds, rate=rate):
             case "refused":
                 return web.Response(status=500)
             case "dropped":

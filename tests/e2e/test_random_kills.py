@@ -33,6 +33,9 @@ TAIL = 20
 RATE = 0.06
 """The share of calls to processors, and of deliveries to the merchant, that go wrong."""
 
+OUT = 0.2
+"""The share of Loop's lives in which the merchant's server takes nothing."""
+
 BEATS = 1, 400
 """How much happens in a life of Loop: calls to processors, and deliveries to the merchant."""
 
@@ -127,6 +130,7 @@ async def live_and_die(here: Town, chance: Chance) -> None:
     """Let Loop live for a while, perhaps to a named point, and kill it there; then it is away for a while."""
     point = chance.choice((None, None, ANY_POINT, *POINTS))
     last_beat = here.mischief.beats + chance.randint(*BEATS)
+    here.server.is_out = chance.random() < OUT
     if await here.house.begin(here.session, point, chance.randint(1, 300 if point == ANY_POINT else 12)):
         spoil_webhooks(here, chance)
         while here.house.lives and here.mischief.beats < last_beat:  # noqa: ASYNC110 - another process lives
@@ -147,6 +151,7 @@ def spoil_webhooks(here: Town, chance: Chance) -> None:
 async def come_to_rest(here: Town, selling: asyncio.Task[None]) -> None:
     """Let everything go well from now on, until all orders are where they were to be and nothing is left to do."""
     here.mischief.clear()
+    here.server.is_out = False
     await here.house.begin(here.session)
     await here.deliver_webhooks()
     await here.drive(selling.done)

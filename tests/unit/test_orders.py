@@ -353,6 +353,17 @@ def test_a_late_failure_of_a_given_up_attempt_does_not_touch_the_order() -> None
     assert change.ignored == "superseded by a later attempt"
 
 
+def test_a_release_of_the_newer_attempt_leaves_the_money_of_the_older_with_the_order() -> None:
+    paid, first, second = given_up_and_tried_again()
+    held = apply_outcome(paid, replace(first, is_manual_capture=True), outcome=HELD, now=MIDNIGHT)
+    assert held.order.status is S.AUTHORIZED
+    second = replace(second, status=AttemptStatus.FAILED, processor_reference="pi_2")
+    released = apply_outcome(held.order, second, outcome=Voided("pi_2"), now=MIDNIGHT)
+    assert released.attempt.status is AttemptStatus.VOIDED
+    assert (released.order.status, released.events) == (S.AUTHORIZED, ())
+    assert released.order.amount_authorized_minor == held.order.amount_authorized_minor
+
+
 @pytest.mark.parametrize("is_first_heard_first", [True, False])
 def test_a_second_payment_is_written_down_told_and_not_the_order_s(is_first_heard_first: bool) -> None:
     paid, first, second = given_up_and_tried_again()
