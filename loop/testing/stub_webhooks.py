@@ -5,7 +5,7 @@ import hashlib
 import hmac
 import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,11 +36,12 @@ LOG_KEPT = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where events go: of one account, or of all when `account` is None."""
+    """Where events go: of one account, or of all when `account` is None; of all kinds when `kinds` is None."""
 
     url: str
     secret: str
     account: str | None = None
+    kinds: Collection[str] | None = None
 
     def __post_init__(self) -> None:
         """Refuse an endpoint nothing could be sent to; ValueError says why."""
@@ -138,6 +139,8 @@ class Webhooks:
         for event in events:
             for endpoint in self.endpoints:
                 if endpoint.account not in (None, account):
+                    continue
+                if endpoint.kinds is not None and event["type"] not in endpoint.kinds:
                     continue
                 delivery = _Delivery(endpoint, event, pack)
                 if self.faults.is_held and len(self._held) < WAITING_MAX:

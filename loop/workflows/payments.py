@@ -147,12 +147,20 @@ async def rescue_stale(context: Context) -> int:
 
     The dedupe key keeps an order that still has its job as it is.
     """
-    now = context.now()
+    before = context.now() - RESCUE_AFTER
     async with context.database.reading() as reader:
-        stuck = await orders.stale(reader, now - RESCUE_AFTER, job_key_prefix=ADVANCE_KEY_PREFIX, limit=RESCUE_BATCH)
-    writes = [_question(context, found.attempt) for found in stuck if found.attempt is not None]
-    rescued = sum(await context.database.write_at_once(writes)) if writes else 0
+        stuck = await orders.stale(reader, before, job_key_prefix=ADVANCE_KEY_PREFIX, limit=RESCUE_BATCH)
+    rescued = sum([await _rescue(context, found) for found in stuck])
     if rescued:
         log.error("payment.rescued", count=rescued)
         context.runner.wake()
     return rescued
+
+
+async def _rescue(context: Context, found: OrderInHand) -> int:
+    """Give an order's attempt a job unless it has one, or went on since it was found: another may have it by now."""
+    async with context.database.transaction() as session:
+        in_hand = await orders.lock(session, found.order.merchant_id, found.order.id)
+        if in_hand is None or in_hand.attempt is None or in_hand.order.revision != found.order.revision:
+            return 0
+        return sum(await session.run_together([_question(context, in_hand.attempt)]))

@@ -108,6 +108,19 @@ async def test_every_change_is_told_and_listed(
     assert told.request.id == paid.last_response.request_id
 
 
+async def test_an_endpoint_hears_of_the_kinds_that_it_asked_for(
+    stub: StubProcessor, client: stripe.StripeClient, merchant: Merchant
+) -> None:
+    answer = await control(
+        stub, "webhook_endpoints", {"url": merchant.url, "secret": SECRET, "kinds": ["payment_intent.succeeded"]}
+    )
+    assert answer["url"] == merchant.url
+    stub.webhooks.endpoints.pop(0)  # the one that hears of everything
+    await client.v1.payment_intents.create_async(payment())
+    await stub.webhooks.settled()
+    assert merchant.types() == ["payment_intent.succeeded"]
+
+
 async def test_refused_delivery_is_tried_again_and_given_up(
     stub: StubProcessor, client: stripe.StripeClient, merchant: Merchant
 ) -> None:

@@ -190,7 +190,7 @@ class Drill:
 
     async def poke_about_refund(self, parked: Parked) -> None:
         """Have the processor send an event about an order's newest refund."""
-        self._poke_about(parked, "charge.refund.updated", "refunds", "refund.created", "refund")
+        self._poke_about(parked, "refund.updated", "refunds", "refund.created", "refund")
 
     async def poke_about_dispute(self, parked: Parked) -> None:
         """Have the processor send an event about an order's dispute."""

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random  # noqa: TID251 - seeded by the tests
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
@@ -248,6 +248,7 @@ class FickleMerchant(MerchantServer):
         self.is_out = False
         """Whether it takes nothing at all."""
         self._mischief = mischief
+        self._refusals_left: Counter[str] = Counter()
         self._news: dict[str, asyncio.Event] = {}
 
     async def take(self, request: web.Request) -> web.StreamResponse:
@@ -256,8 +257,7 @@ class FickleMerchant(MerchantServer):
         event = json.loads(await request.read())
         order_id = event["orderId"]
         standing = self._mischief.standings.of_order(order_id) if order_id else None
-        kinds, rate = (OUTAGE, 1.0) if self.is_out else (REFUSALS, self._mischief.rate)
-        match self._mischief.pick("delivery", standing, kinds, rate=rate):
+        match self._refusal(standing, request.headers["webhook-id"]):
             case "refused":
                 return web.Response(status=500)
             case "dropped":
@@ -270,6 +270,17 @@ class FickleMerchant(MerchantServer):
         if event["eventType"] in NEWS:
             self.news(order_id).set()
         return taken
+
+    def _refusal(self, standing: Standing | None, event_id: str) -> str | None:
+        """Return how an event is refused, or None; one that chance has refused may be refused once or twice more."""
+        is_stubborn = self._refusals_left[event_id] > 0
+        kinds, rate = (OUTAGE, 1.0) if self.is_out or is_stubborn else (REFUSALS, self._mischief.rate)
+        refusal = self._mischief.pick("delivery", standing, kinds, rate=rate)
+        if is_stubborn:
+            self._refusals_left[event_id] -= 1
+        elif refusal is not None and self._mischief.rate:
+            self._refusals_left[event_id] = self._mischief.chance.choice((0, 0, 1, 2))
+        return refusal
 
     async def _hang(self, order_id: str) -> None:
         self.hung.append(order_id)

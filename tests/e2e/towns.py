@@ -60,6 +60,15 @@ UNDECIDED = (
 CREEP_S = 0.25
 """How far the clock is set forward at a step while jobs run: their leases must not end meanwhile."""
 
+KINDS = {
+    "stripe": (
+        "payment_intent.succeeded", "payment_intent.payment_failed", "payment_intent.canceled",
+        "payment_intent.processing", "payment_intent.amount_capturable_updated", "refund.created", "refund.updated",
+        "refund.failed", "charge.dispute.created", "charge.dispute.updated", "charge.dispute.closed",
+    ),
+}  # fmt: skip
+"""Events that a merchant has a processor send; of those that are not named, all."""
+
 SETTLED_S = 60.0
 """How long the processors' webhooks may take to arrive, in seconds."""
 
@@ -230,7 +239,8 @@ async def _furnish(context: Context, stub: WatchedStub, hooks_url: str, *, relay
             change=ConfigChange(),
         )
         if account is not None:
-            stub.webhooks.endpoints.append(Endpoint(f"{relay_url}/webhooks/{processor}/{put.id}", secret, account))
+            url = f"{relay_url}/webhooks/{processor}/{put.id}"
+            stub.webhooks.endpoints.append(Endpoint(url, secret, account, KINDS.get(processor)))
     conditions = Conditions(currencies=(SANDBOX_CURRENCY,))
     rule = Rule(
         context.new_id(PREFIX_ROUTING_RULE),

@@ -109,7 +109,7 @@ class Shop:
     """The merchant's server, which remembers what it has taken, at the other end of a wire of this process."""
 
     def __init__(self) -> None:
-        self.service = Standing.UP
+        self.standing = Standing.UP
         self.received: dict[str, list[bytes]] = {}
 
     def take(self, request: bytes) -> bytes | None:
@@ -117,9 +117,9 @@ class Shop:
         head, _, body = request.partition(b"\r\n\r\n")
         headers = dict(line.lower().split(": ", 1) for line in head.decode().split("\r\n")[1:])
         assert len(body) == int(headers["content-length"])
-        if self.service is Standing.HANGING:
+        if self.standing is Standing.HANGING:
             return None
-        if self.service is Standing.FAILING:
+        if self.standing is Standing.FAILING:
             return b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\n\r\noops"
         self.received.setdefault(headers["webhook-id"], []).append(body)
         return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -179,7 +179,7 @@ class ShopConnector(aiohttp.BaseConnector):
         self._shop = shop
 
     async def _create_connection(self, req: aiohttp.ClientRequest, *_: object) -> ResponseHandler:
-        if self._shop.service is Standing.REFUSING:
+        if self._shop.standing is Standing.REFUSING:
             raise aiohttp.ClientConnectorError(req.connection_key, ConnectionRefusedError(111, "refused"))
         loop = asyncio.get_running_loop()
         protocol = ResponseHandler(loop)

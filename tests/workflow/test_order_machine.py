@@ -79,7 +79,7 @@ REST_DAYS_MAX: Final = 7
 
 TOKENS: Final = (
     *["tok_approve"] * 16, *["tok_3ds"] * 4, *["tok_pending"] * 2, *["tok_timeout_then_charged"] * 2,
-    *["tok_timeout_then_nothing"] * 2, "tok_refund_pending", "tok_refund_fails_later", "tok_webhook_duplicate",
+    *["tok_timeout_then_nothing"] * 2, *["tok_refund_pending", "tok_refund_fails_later"] * 2, "tok_webhook_duplicate",
     "tok_webhook_out_of_order", *DISPUTES, *DISPUTES, "tok_of_nobody",
     *{each.decline_class: f"tok_decline_{code}" for code, each in reversed(DECLINES.items())}.values(),
 )  # fmt: skip
@@ -300,10 +300,15 @@ class OrderMachine(RuleBasedStateMachine):
     def go_on_and_on(self, index: int, steps: list[Step]) -> None:
         self.take_on(index, steps)
 
-    @_has("authorized", "requires_action", "failed", "pending")
+    @_has("authorized", "requires_action")
     @rule(index=indexes, step=steps)
     def turn_back(self, index: int, step: Step) -> None:
-        self.take_on(index, [replace(step, way="back")])
+        waiting = [
+            place
+            for place, each in enumerate(self.books.orders.values())
+            if each["status"] in ("authorized", "requires_action")
+        ]
+        self.take_on(waiting[index % len(waiting)], [replace(step, way="back")])
 
     def take_on(self, index: int, steps: Sequence[Step]) -> None:
         """Take one order some steps further."""
@@ -434,13 +439,14 @@ class OrderMachine(RuleBasedStateMachine):
     @rule(index=indexes)
     def late_success(self, index: int) -> None:
         declined = [
-            (bank, reference)
+            (bank, reference, self.books.orders[known.request.order_id]["status"])
             for bank in list(self.world.banks.values())[1:]
             for reference, known in bank.payments()
             if isinstance(known.outcome, Declined) and known.outcome.reference is not None
         ]
+        second = [each for each in declined if each[2] not in ("failed", "processing", "requires_action")]
         if declined:
-            bank, reference = declined[index % len(declined)]
+            bank, reference, _ = (second or declined)[index % len(second or declined)]
             bank.pay_late(reference)
             self.count("paid late")
 
@@ -469,9 +475,9 @@ class OrderMachine(RuleBasedStateMachine):
             serves_for_s = 5.0 if end is End.STOPPED_WHILE_IT_SERVES else None
             self.world.restart(serves_for_s=serves_for_s, is_patient=end is not End.STOPPED_AT_ONCE)
 
-    @rule(service=st.sampled_from(Standing))
-    def shop(self, service: Standing) -> None:
-        self.world.shop.service = service
+    @rule(standing=st.sampled_from(Standing))
+    def shop(self, standing: Standing) -> None:
+        self.world.shop.standing = standing
 
     # What must hold.
 
@@ -492,8 +498,8 @@ class OrderMachine(RuleBasedStateMachine):
         """Let everybody do what they have left to do, and check that nothing is left over."""
         self.world.accident = None
         self.world.weather.clear()
-        if self.world.shop.service is not Standing.REFUSING:  # one that refuses is gone for good
-            self.world.shop.service = Standing.UP
+        if self.world.shop.standing is not Standing.REFUSING:  # one that refuses is gone for good
+            self.world.shop.standing = Standing.UP
         self.let_live()
         count = sum(len(bank.payments()) for bank in self.world.banks.values())
         for index in range(count):
@@ -544,32 +550,36 @@ REACHED: Final[Mapping[str, str]] = {
     # Once the intent is committed the order is being paid, and so it is until the answer is recorded.
     "charge.intent_recorded": "processing",
     "charge.called": "processing",
-    # Whatever an answer makes of an order; it goes on as `processing` when it is pending, unknown, or fails over.
+    # Whatever an answer makes of an order: `processing` while it is pending or unclear, or when it goes on elsewhere.
     "charge.recorded": "processing requires_action authorized captured failed cancelled",
-    # An order is being paid until the next processor has it. That nobody does, found out only here, is too rare to ask.
+    # An order is being paid until the next processor has it.
     "failover.intent_recorded": "processing",
     "failover.fenced": "processing",
     "failover.recorded": "processing",
     "capture.intent_recorded": "authorized",
     "capture.called": "authorized",
-    # A hold is released, or a page is closed. What was cancelled is recorded at `charge.recorded`.
+    # A hold is released, or a page is closed. What that led to is recorded at `charge.recorded`.
     "void.intent_recorded": "requires_action authorized",
     "void.called": "requires_action authorized",
     "refund.intent_recorded": "captured partially_refunded",
     "refund.called": "captured partially_refunded",
     # `captured`: the refund is pending, or has failed.
     "refund.recorded": "captured partially_refunded refunded",
-    # Refunds of a disputed payment are refused, but a bank may dispute what was refunded.
-    "dispute.recorded": "captured",
+    # A bank may dispute what was refunded; that of a held payment nobody disputes.
+    "dispute.recorded": "captured|partially_refunded|refunded",
     # Its job is about an endpoint, not about an order.
     "delivery.sent": "-",
-    # A request of any kind is on its way, questions after webhooks among them.
-    "call.sent": "processing requires_action authorized captured partially_refunded refunded cancelled",
-    # Any commit: also of what knows no order yet, or of the webhook that finds it in any status.
-    "commit.begun": "- pending processing requires_action authorized captured cancelled partially_refunded refunded",
-    "commit.done": "- processing requires_action authorized captured failed cancelled partially_refunded refunded",
+    # A request is on its way: to pay, to settle, to refund, or to ask after a webhook, which may come in any status.
+    "call.sent": "processing requires_action authorized captured cancelled|failed partially_refunded|refunded",
+    # Anything is committed, among it what is about no order yet, and webhooks in any status. An order that is created
+    # and no more is not committed about again, so `pending` is only where the first payment began.
+    "commit.begun": "- pending processing requires_action authorized captured cancelled|failed refunded",
+    "commit.done": "- processing requires_action authorized captured cancelled|failed partially_refunded refunded",
 }
-"""Point -> the statuses in which an order's process is known to die there, in a run of the usual number of examples."""
+"""Point -> in which statuses of an order a process must have died there in a run; of those with `|` one is enough.
+
+Other statuses are reached as well, but not in every run: when a call's answer comes after a webhook, for example.
+"""
 
 SEEN: Final = (
     *(f"{command}: accepted" for command in MERCHANTS_COMMANDS),
@@ -582,13 +592,16 @@ SEEN: Final = (
     "paid late", "failed over", "given back", "order ended processing for review",
     *(f"order ended {status}" for status in OrderStatus if status not in ("processing", "requires_action")),
 )  # fmt: skip
-"""What must have happened in a run of the usual number of examples, for it to have tried what it is for."""
+"""What must have happened in a run, for it to have tried what it is for."""
 
 
 @pytest.mark.slow
 def test_whatever_happens_the_books_agree(machine: type[OrderMachine], request: pytest.FixtureRequest) -> None:
-    if request.config.getoption("--hypothesis-seed") is None:
+    seed = request.config.getoption("--hypothesis-seed")
+    if seed is None:
+        seed = SEED
         hypothesis.seed(SEED)(machine)
+    sys.stdout.write(f"seed {seed}\n")
     chosen = settings(
         max_examples=int(os.environ.get(EXAMPLES_VARIABLE, EXAMPLES)),
         stateful_step_count=STEPS,
@@ -601,9 +614,17 @@ def test_whatever_happens_the_books_agree(machine: type[OrderMachine], request: 
     sys.stdout.write(_table(machine.crashes))
     sys.stdout.writelines(f"{count:6} {what}\n" for what, count in sorted(machine.seen.items()))
     if chosen.max_examples >= EXAMPLES:
-        cells = [(point, status) for point, statuses in REACHED.items() for status in statuses.split()]
-        assert [cell for cell in cells if machine.crashes[cell] == 0] == []
+        assert [place for place in _places() if not any(machine.crashes[cell] for cell in place)] == []
         assert [what for what in SEEN if machine.seen[what] == 0] == []
+
+
+def _places() -> list[list[tuple[str, str]]]:
+    """Return what `REACHED` asks for: of each list one (point, status) is enough."""
+    return [
+        [(point, status) for status in place.split("|")]
+        for point, places in REACHED.items()
+        for place in places.split()
+    ]
 
 
 def test_the_machine_knows_every_point_of_an_orders_way() -> None:
