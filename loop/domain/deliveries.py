@@ -180,13 +180,21 @@ def may_connect(address: IpAddress, allowed: Sequence[IpNetwork]) -> bool:
     """
     if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
         return False
+    if is_allowed(address, allowed):
+        return True
     inner = _led_to(address)
-    for candidate in (address, *inner):
-        if any(candidate.version == network.version and candidate in network for network in allowed):
-            return True
     if isinstance(address, ipaddress.IPv6Address) and any(address in network for network in _EMBEDDING):
         return all(map(_is_public, inner))
     return all(map(_is_public, (address, *inner)))
+
+
+def is_allowed(address: IpAddress, allowed: Sequence[IpNetwork]) -> bool:
+    """Tell whether an address, or the one that it leads to, is in one of the operator's own networks."""
+    return any(
+        candidate.version == network.version and candidate in network
+        for candidate in (address, *_led_to(address))
+        for network in allowed
+    )
 
 
 def _led_to(address: IpAddress) -> tuple[IpAddress, ...]:

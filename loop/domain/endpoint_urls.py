@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from loop.domain.deliveries import IpAddress, IpNetwork, may_connect
+from loop.domain.deliveries import IpAddress, IpNetwork, is_allowed, may_connect
 from loop.domain.errors import invalid
 
 MAX_CHARACTERS: Final = 2048
@@ -17,6 +17,8 @@ _NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 OWN_ADDRESS: Final = "is where Loop itself listens"
 _LOOPBACK: Final = ipaddress.IPv4Address("127.0.0.1")
 _PORTS: Final = {"http": 80, "https": 443}
+_FIRST_FREE_PORT: Final = 1024
+"""Ports below are of other services, but for those of the web."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +29,19 @@ class Reach:
     own_host: str = ""
     own_port: int = 0
 
-    def refusal(self, address: IpAddress, port: int) -> str:
-        """Return why an address must not be connected to; nothing if it may be."""
+    def refusal(self, address: IpAddress, port: int, *, is_tls: bool) -> str:
+        """Return why an address must not be connected to; nothing if it may be.
+
+        The operator's own networks may be reached without TLS and at any port, and the public in neither way: what is
+        sent names customers, and a port of another service could be made to take it for its own.
+        """
         if not may_connect(address, self.allowed):
             return "is not a public address; the operator can allow its network"
+        if not is_allowed(address, self.allowed):
+            if not is_tls:
+                return "is a public address, which is sent webhooks by https:// only"
+            if port < _FIRST_FREE_PORT and port not in _PORTS.values():
+                return f"has the port of another service; take {_PORTS['https']} or one from {_FIRST_FREE_PORT} on"
         return OWN_ADDRESS if self._is_own(address, port) else ""
 
     @property
@@ -83,10 +94,10 @@ def _problem(url: str, reach: Reach) -> str:
         return "must not contain a fragment"
     if not host or port == 0:
         return "must name a host"
-    return _problem_of_host(host, port or _PORTS[parts.scheme], reach)
+    return _problem_of_host(host, port or _PORTS[parts.scheme], reach, is_tls=parts.scheme == "https")
 
 
-def _problem_of_host(host: str, port: int, reach: Reach) -> str:
+def _problem_of_host(host: str, port: int, reach: Reach, *, is_tls: bool) -> str:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -97,4 +108,4 @@ def _problem_of_host(host: str, port: int, reach: Reach) -> str:
         if host.rstrip(".").rpartition(".")[2] != "localhost":
             return ""
         address = _LOOPBACK
-    return reach.refusal(address, port)
+    return reach.refusal(address, port, is_tls=is_tls)

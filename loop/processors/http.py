@@ -199,8 +199,9 @@ class _CheckedConnector(aiohttp.TCPConnector):
     async def connect(self, req: aiohttp.ClientRequest, *rest: Any, **named: Any) -> Connection:  # noqa: ANN401
         connection = await super().connect(req, *rest, **named)
         peer = None if connection.transport is None else connection.transport.get_extra_info("peername")
+        host, port = ("", 0) if peer is None else (str(peer[0]), int(peer[1]))
         try:
-            _require_within(self._reach, *(("", 0) if peer is None else (str(peer[0]), int(peer[1]))))
+            _require_within(self._reach, host, port, is_tls=req.is_ssl())
         except AddressRefusedError:
             connection.close()
             raise
@@ -226,17 +227,18 @@ class _CheckedResolver(AbstractResolver):
         await self._resolver.close()
 
 
-def _require_within(reach: Reach, host: str, port: int) -> None:
-    if refusal := _refusal(reach, host, port):
+def _require_within(reach: Reach, host: str, port: int, *, is_tls: bool = True) -> None:
+    """Raise AddressRefusedError unless an address may be reached; what does not know of TLS yet takes it as given."""
+    if refusal := _refusal(reach, host, port, is_tls=is_tls):
         raise AddressRefusedError(f"{host} {refusal}")
 
 
 @lru_cache(maxsize=4096)  # asked for each request, and the answer does not change
-def _refusal(reach: Reach, host: str, port: int) -> str:
+def _refusal(reach: Reach, host: str, port: int, *, is_tls: bool) -> str:
     if not host:
         return "nobody knows whom the connection has reached"
     address = ipaddress.ip_address(host)
-    refusal = reach.refusal(address, port)
+    refusal = reach.refusal(address, port, is_tls=is_tls)
     is_own = port == reach.own_port and reach.is_everywhere and _is_of_this_machine(address)
     return refusal or (OWN_ADDRESS if is_own else "")
 

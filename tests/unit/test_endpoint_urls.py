@@ -74,6 +74,9 @@ def test_addresses_that_may_be_public_are_taken_as_they_are(url: str) -> None:
         "https://[2606:4700::1%25eth0]/",
         "https://[::ffff:0:10.0.0.1]/",
         "https://[fec0::1]/",
+        "http://1.1.1.1/hooks",
+        "http://[2606:4700:4700::1111]:8443/hooks",
+        "https://1.1.1.1:22/",
     ],
 )
 def test_other_addresses_are_refused_with_the_field_named(url: str) -> None:

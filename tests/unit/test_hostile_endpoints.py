@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from loop.domain.deliveries import IpAddress
 from loop.domain.endpoint_urls import Reach
 from loop.processors.http import (
     ANSWER_BYTES_MAX,
@@ -298,6 +299,33 @@ async def test_a_name_may_not_lead_inwards(address: str) -> None:
     async with public_session(LOOPBACK, Names(address)) as session:
         with pytest.raises(AddressRefusedError):
             await post(session, "http://shop.example/")
+
+
+async def test_a_public_name_is_not_sent_to_the_port_of_another_service() -> None:
+    async with public_session(LOOPBACK, Names("1.1.1.1")) as session:
+        with pytest.raises(AddressRefusedError, match="port of another service"):
+            await post(session, "https://shop.example:25/")
+
+
+class TlsOnly(Reach):
+    """Takes every address for a public one."""
+
+    def refusal(self, address: IpAddress, port: int, *, is_tls: bool) -> str:
+        del address, port
+        return "" if is_tls else "wants TLS"
+
+
+async def test_what_is_not_encrypted_is_refused_before_anything_is_sent() -> None:
+    received = bytearray()
+
+    async def listen(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        received.extend(await reader.read())
+
+    async with listening(listen) as server, public_session(TlsOnly()) as session:
+        with pytest.raises(AddressRefusedError, match="wants TLS"):
+            await post(session, f"http://127.0.0.1:{server.port}/")
+        await asyncio.gather(*server.serving)
+        assert (server.connections, bytes(received)) == (1, b"")
 
 
 @pytest.mark.parametrize("host", ["[fe80::1%25lo]", "[::1%25lo]", "[2606:4700::1%25lo]"])
