@@ -12,7 +12,7 @@ from hypothesis import settings
 from loop.storage.migrate import migrate
 from tests.canaries import aviary, listening
 from tests.network import blocked_hosts, stay_on_this_machine
-from tests.servers import forget_on_crash, run_sql, run_to_end, running_postgres, with_database
+from tests.servers import forget_on_crash, rows_of, run_sql, run_to_end, running_postgres, with_database
 
 POSTGRES_URL_VARIABLE = "LOOP_TEST_POSTGRES_URL"
 """Names a server to use instead of our own: a superuser's URL, such as Debian's PostgreSQL 15 in CI."""
@@ -64,11 +64,14 @@ def postgres_template(postgres_url: str) -> Iterator[str]:
 
 @pytest.fixture
 def postgres_database_url(postgres_url: str, postgres_template: str) -> Iterator[str]:
-    """Yield the URL of this test's own migrated PostgreSQL database."""
+    """Yield the URL of this test's own migrated PostgreSQL database, which holds no secret in the end."""
     name = f"loop_test_{secrets.token_hex(8)}"
     run_sql(postgres_url, f"CREATE DATABASE {name} TEMPLATE {postgres_template}")
-    yield with_database(postgres_url, name)
+    url = with_database(postgres_url, name)
+    yield url
+    rows = rows_of(url)
     run_sql(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+    aviary.require_none_in_rows(rows)
 
 
 @pytest.fixture(scope="session")

@@ -62,6 +62,21 @@ def run_sql(postgres_url: str, *statements: str) -> None:
     run_to_end(run())
 
 
+def rows_of(postgres_url: str) -> str:
+    """Return every row of a database as text, a line each, with the letters in its bytes as letters."""
+
+    async def read() -> str:
+        connection = await asyncpg.connect(postgres_url, server_settings={"bytea_output": "escape"})
+        try:
+            tables = await connection.fetch("SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'")
+            rows = " UNION ALL ".join(f"SELECT t::text FROM {name} t" for (name,) in tables)  # noqa: S608 - quoted
+            return "\n".join(text for (text,) in await connection.fetch(rows)) if rows else ""
+        finally:
+            await connection.close()
+
+    return run_to_end(read())
+
+
 def run_to_end(work: Coroutine[None, None, Result]) -> Result:
     """Run a coroutine from a synchronous fixture, also where a test's event loop is already running."""
     with ThreadPoolExecutor(max_workers=1) as pool:

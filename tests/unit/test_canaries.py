@@ -10,6 +10,7 @@ import pytest
 from loop.domain.api_keys import make_api_key
 from loop.telemetry import REDACTED, get_logger
 from tests.canaries import PASSWORD, Aviary, aviary, listening
+from tests.servers import rows_of, run_sql
 
 CARD = "4242 4242 4242 4242"
 LEAKS = [
@@ -56,6 +57,17 @@ def test_what_leaks_into_a_table_is_found_before_and_after_it_is_in_the_file(tmp
     connection.close()
     with pytest.raises(AssertionError, match="the database holds"):
         aviary.require_none_in_file(path)
+
+
+def test_what_leaks_into_a_table_of_postgres_is_found_in_text_json_and_bytes(postgres_database_url: str) -> None:
+    run_sql(postgres_database_url, "CREATE TABLE notes (text TEXT, json JSONB, bytes BYTEA)")
+    for column in ("text", "json", "bytes"):
+        for leak in LEAKS:
+            value = json.dumps({"note": leak}) if column == "json" else leak
+            run_sql(postgres_database_url, f"INSERT INTO notes ({column}) VALUES ('{value}')")  # noqa: S608 - ours
+            with pytest.raises(AssertionError, match="the database holds"):
+                aviary.require_none_in_rows(rows_of(postgres_database_url))
+            run_sql(postgres_database_url, "DELETE FROM notes")
 
 
 def test_the_log_is_heard_as_it_is_written() -> None:
