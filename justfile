@@ -11,7 +11,7 @@ default:
 setup:
     python3.11 -m venv .venv
     {{ bin }}/pip install --quiet 'pip>=25.1'
-    {{ bin }}/pip install --quiet -e '.[test,browser]' --group lint --group release
+    {{ bin }}/pip install --quiet -e '.[test,browser]' --group docs --group lint --group release
     {{ bin }}/pre-commit install
 
 # Lint and check the format
@@ -35,6 +35,10 @@ test *arguments:
 contract:
     LOOP_TEST_WHOLE_CONTRACT=1 {{ bin }}/pytest --numprocesses=2 tests/api/test_schemathesis.py
 
+# Sell orders for hours while everything around Loop fails: in rounds of so many orders, each of them audited
+soak hours='24' orders='300':
+    LOOP_SOAK_HOURS={{ hours }} LOOP_FAULT_ORDERS={{ orders }} {{ bin }}/pytest --numprocesses=0 --capture=no tests/faults
+
 # Measure Loop against the bare floor; arguments go to the benchmark
 bench *arguments:
     {{ bin }}/python -m bench {{ arguments }}
@@ -47,14 +51,18 @@ demo:
 screenshots *arguments:
     {{ bin }}/python -m tests.browser.screenshots {{ arguments }}
 
+# Build the documentation into build/docs; a link that leads nowhere fails
+docs:
+    {{ bin }}/zensical build --strict
+
 # Write the files that are made from code
 docs-generated:
     {{ bin }}/python docs/generate.py
 
 # Resolve every dependency anew and pin it with its hashes: all of them, and those that Loop runs on
 lock:
-    {{ bin }}/uv pip compile --quiet --upgrade --universal --generate-hashes --all-extras --group lint --group release --custom-compile-command 'just lock' --output-file requirements.lock pyproject.toml
-    {{ bin }}/uv pip compile --quiet --universal --generate-hashes --no-annotate --constraint requirements.lock --custom-compile-command 'just lock' --output-file requirements-runtime.lock pyproject.toml
+    {{ bin }}/uv pip compile --quiet --upgrade --universal --generate-hashes --all-extras --group docs --group lint --group release --custom-compile-command 'just lock' --output-file requirements.lock pyproject.toml
+    {{ bin }}/uv pip compile --quiet --universal --generate-hashes --extra otel --no-annotate --constraint requirements.lock --custom-compile-command 'just lock' --output-file requirements-runtime.lock pyproject.toml
 
 # Build the wheel, the source archive and one executable file into dist/
 dist:

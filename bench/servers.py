@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,6 +26,7 @@ STOPPED_WITHIN_S = 30.0
 COMMAND_WITHIN_S = 60.0
 NEVER_REACHED = "1000000"
 """A rate at which requests are counted, as they always are, and none is refused."""
+MERCHANT_EMAIL = "bench@a.example"
 ROOT = Path(__file__).parents[1]
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -36,11 +37,12 @@ class ServerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A process that serves `url`; `key` is the API key of its merchant, empty for a floor."""
+    """A process that serves `url`; `key` and `password` are of its merchant, empty for a floor."""
 
     url: str
     key: str
     pid: int
+    password: str = field(default="", repr=False)
 
     def cpu_s(self) -> float:
         """Return the CPU seconds that the process has used, user and system, all threads."""
@@ -82,6 +84,7 @@ async def _open(database_url: str) -> Database:
 @asynccontextmanager
 async def loop(database_url: str, folder: Path) -> AsyncIterator[Server]:
     """Run `loop serve` as it is installed, its log in a file, with one merchant and the sandbox."""
+    password = secrets.token_hex(16)
     environment = {
         "LOOP_DATA_DIR": str(folder),
         "LOOP_DATABASE_URL": database_url,
@@ -89,17 +92,17 @@ async def loop(database_url: str, folder: Path) -> AsyncIterator[Server]:
         "LOOP_ENCRYPTION_KEY": secrets.token_hex(32),
         "LOOP_LOG_FILE": str(folder / "loop.log"),
         **{f"LOOP_LIMIT_{each}_PER_S": NEVER_REACHED for each in ("READ", "WRITE", "PAY")},
-        "LOOP_MERCHANT_PASSWORD": secrets.token_hex(16),
+        "LOOP_MERCHANT_PASSWORD": password,
         "LOOP_SANDBOX_WEBHOOK_SECRET": secrets.token_hex(16),
     }
     await _command(environment, "migrate")
-    made = await _command(environment, "merchant", "create", "--name", "Bench", "--email", "bench@a.example", "--json")
+    made = await _command(environment, "merchant", "create", "--name", "Bench", "--email", MERCHANT_EMAIL, "--json")
     merchant = json.loads(made)
     await _command(environment, "processor", "set", merchant["id"], "sandbox")
     port = _free_port()
     arguments = [sys.executable, "-m", "loop", "serve", "--port", str(port)]
     async with _running(arguments, port, log=folder / "serve.log", environment=environment) as pid:
-        yield Server(f"http://127.0.0.1:{port}", merchant["apiKey"], pid)
+        yield Server(f"http://127.0.0.1:{port}", merchant["apiKey"], pid, password)
 
 
 async def _command(environment: Mapping[str, str], *arguments: str) -> str:

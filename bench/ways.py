@@ -92,6 +92,9 @@ class HoppingDatabase:
         async with self.transaction() as session:
             return await session.run_together(writes)
 
+    def pool_use(self) -> None:
+        """See `Database.pool_use`: nobody asks here."""
+
     async def close(self) -> None:
         """See `Database.close`."""
         await self._writer.close()
@@ -212,6 +215,9 @@ class PooledDatabase:
         async with self.transaction() as session:
             return await session.run_together(writes)
 
+    def pool_use(self) -> None:
+        """See `Database.pool_use`: nobody asks here."""
+
     async def close(self) -> None:
         """See `Database.close`."""
         await self._pool.close()
@@ -267,6 +273,9 @@ class CoreDatabase:
         """See `Database.write_at_once`."""
         async with self.transaction() as session:
             return await session.run_together(writes)
+
+    def pool_use(self) -> None:
+        """See `Database.pool_use`: nobody asks here."""
 
     async def close(self) -> None:
         """See `Database.close`."""

@@ -42,7 +42,7 @@ _DISPUTE: Final = {
     "processorDisputeId": "dp_1QExample",
 }
 _PAGE: Final = {"checkoutSessionId": "cs_01m8ct4sm0edda7580yq5shj62"}
-_ENDPOINT: Final = {"endpointId": "whe_01m8ct4sv09a1kw7458ekbcnv5", "url": "https://shop.example/webhooks"}
+_ENDPOINT: Final = {"endpointId": "ep_01m8ct4sv09a1kw7458ekbcnv5", "url": "https://shop.example/webhooks"}
 
 TYPES: Final[Mapping[EventType, tuple[str, str, Mapping[str, object]]]] = {
     EventType.ORDER_CREATED: ("An order was created.", "pending", {}),

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from docs import event_types, order_states
+from docs import api_operations, commands, event_types, metric_names, order_states
 from loop import config
 from loop.server import error_codes
 
@@ -12,9 +12,12 @@ ROOT = Path(__file__).parents[1]
 
 GENERATED: Mapping[str, Callable[[], str]] = {
     "config.example.toml": config.example_toml,
+    "docs/reference/api.md": api_operations.markdown,
+    "docs/reference/cli.md": commands.markdown,
     "docs/reference/configuration.md": config.reference_markdown,
     "docs/reference/errors.md": error_codes.reference_markdown,
     "docs/reference/events.md": event_types.markdown,
+    "docs/reference/metrics.md": metric_names.markdown,
     "docs/reference/order-states.md": order_states.markdown,
 }
 """Each generated file, from the root of the tree, and what returns its text."""

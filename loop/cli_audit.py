@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loop.cli_console import AsJson, find_merchant, print_rows, run_work
+from loop.cli_console import AsJson, Limit, find_merchant, print_rows, run_work
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 audit_app = typer.Typer(help="Who changed what, and proof that nothing of it was altered.", no_args_is_help=True)
 
-LIST_LIMIT = 1000
-
 OfMerchant = Annotated[str | None, typer.Option("--merchant", help="Only what concerns this id or e-mail address.")]
 
 
@@ -24,10 +22,13 @@ OfMerchant = Annotated[str | None, typer.Option("--merchant", help="Only what co
 def list_entries(
     *,
     merchant: OfMerchant = None,
-    limit: Annotated[int, typer.Option(min=1, max=LIST_LIMIT, help="At most so many.")] = 50,
+    limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List entries of the audit log, newest first."""
+    """List entries of the audit log, newest first.
+
+    Example: loop audit list --merchant me@example.com
+    """
     from loop.storage import audit
 
     async def work(context: "Context") -> "Sequence[AuditEntry]":
@@ -59,6 +60,8 @@ def verify(*, merchant: OfMerchant = None, as_json: AsJson = False) -> None:
     """Follow the audit log's chains from start to end; the exit code is 1 when an entry is missing or was changed.
 
     Keep the last hashes elsewhere: who can write to the database can write a whole chain anew, but not to those.
+
+    Example: loop audit verify
     """
     from loop.workflows import audit
 

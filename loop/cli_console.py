@@ -3,18 +3,21 @@
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
 from loop.domain.errors import not_found
 
 if TYPE_CHECKING:
     from loop.config import Settings
     from loop.domain.audit import Actor
+    from loop.domain.orders import Order
     from loop.storage.merchants import Merchant
     from loop.workflows.context import Context
 
@@ -23,11 +26,38 @@ T = TypeVar("T")
 PIPE_WIDTH = 240
 """Columns of a table that is not printed on a terminal."""
 
+LIST_LIMIT = 1000
+"""The most that one list shows."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 MerchantArgument = Annotated[str, typer.Argument(help="The merchant's id or e-mail address.", metavar="MERCHANT")]
 
+Limit = Annotated[int, typer.Option(min=1, max=LIST_LIMIT, help="At most so many.")]
+
+_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
+Since = Annotated[datetime | None, typer.Option("--from", formats=_TIMES, help="Made then or later, in UTC.")]
+Until = Annotated[datetime | None, typer.Option("--to", formats=_TIMES, help="Made before that, in UTC.")]
+
 flags: dict[str, object] = {}
 """What was given before the command."""
+
+
+SET_UP, SELL, TELL, LOOK_AFTER = "Set up and run", "Merchants and payments", "Webhooks", "Look after it"
+PANELS = (SET_UP, SELL, TELL, LOOK_AFTER)
+"""The parts of `loop --help`, in their order."""
+
+
+class Panels(TyperGroup):
+    """Commands whose help is in parts; each command names its part as its `rich_help_panel`."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401, ARG002 - Typer's own, and private
+        """Write each part under its heading."""
+        width = max(map(len, self.commands))
+        for heading in PANELS:
+            inside = [each for each in self.commands.values() if getattr(each, "rich_help_panel", None) == heading]
+            with formatter.section(heading):
+                rows = [(str(each.name).ljust(width), each.get_short_help_str(formatter.width)) for each in inside]
+                formatter.write_dl(rows)
 
 
 def load_settings(**more: object) -> "Settings":
@@ -87,6 +117,36 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]], *, as_j
     Console(width=width, soft_wrap=True, markup=False, emoji=False).print(table)  # names may hold [ ] and : :
 
 
+def print_record(record: Mapping[str, object], *, as_json: bool) -> None:
+    """Print one thing, a line for each of its fields, or as a JSON object."""
+    if as_json:
+        typer.echo(json.dumps(dict(record), default=str, ensure_ascii=False))
+        return
+    width = max(map(len, record)) + 2
+    for name, value in record.items():
+        typer.echo(f"{name:{width}}{_cell(value)}".rstrip())
+
+
+def print_done(record: Mapping[str, object], words: str, *, as_json: bool) -> None:
+    """Say in words what was done, or as a JSON object."""
+    typer.echo(json.dumps(dict(record), default=str, ensure_ascii=False) if as_json else words)
+
+
+@contextmanager
+def progress(doing: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Show how much of how much is done, on a terminal; elsewhere standard output and error stay as they are."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(doing, total=None)
+
+        def told(done: int, total: int | None) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield told
+
+
 def _cell(value: object) -> str:
     if value is None:
         return ""
@@ -99,6 +159,11 @@ def _cell(value: object) -> str:
     return str(value)
 
 
+def in_utc(moment: datetime | None) -> datetime | None:
+    """Return a time that was typed as one in UTC."""
+    return None if moment is None else moment.replace(tzinfo=UTC)
+
+
 async def find_merchant(context: "Context", id_or_email: str) -> "Merchant":
     """Return the merchant with this id or address; raises `not_found`."""
     from loop.storage import merchants
@@ -107,4 +172,15 @@ async def find_merchant(context: "Context", id_or_email: str) -> "Merchant":
         found = await merchants.get(reader, id_or_email) or await merchants.by_email(reader, id_or_email.lower())
     if found is None:
         raise not_found("merchant")
+    return found
+
+
+async def find_order(context: "Context", order_id: str) -> "Order":
+    """Return any merchant's order; raises `not_found`."""
+    from loop.storage import orders
+
+    async with context.database.reading() as reader:
+        found = await orders.find(reader, order_id)
+    if found is None:
+        raise not_found("order")
     return found

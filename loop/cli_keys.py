@@ -1,14 +1,11 @@
 """The commands about encryption keys: which are in use, and wrapping what is stored under the newest."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loop.cli_console import AsJson, print_rows, run_work
+from loop.cli_console import AsJson, print_rows, progress, run_work
 
 if TYPE_CHECKING:
     from loop.workflows.context import Context
@@ -19,7 +16,10 @@ keys_app = typer.Typer(help="The keys that encrypt what is stored.", no_args_is_
 
 @keys_app.command("status")
 def show_status(*, as_json: AsJson = False) -> None:
-    """Show how many rows are under which encryption key, and which keys are loaded."""
+    """Show how many rows are under which encryption key, and which keys are loaded.
+
+    Example: loop keys status --json
+    """
     from loop.workflows import encryption_keys
 
     async def work(context: "Context") -> "list[KeyStatus]":
@@ -41,13 +41,15 @@ def rotate(
     Where the keys are configured, set encryption_key to a new one, put the one before into encryption_keys_previous,
     restart Loop, and run this; then the earlier key may go. Where Loop has made its own, stop it and run this with
     --new.
+
+    Example: loop keys rotate --new
     """
     from loop.workflows import encryption_keys
 
-    with _progress() as progress:
+    with progress("rotating") as told:
 
         async def work(context: "Context") -> "Rotation":
-            return await encryption_keys.rotate(context, is_new=new, progress=progress)
+            return await encryption_keys.rotate(context, is_new=new, progress=told)
 
         done = run_work(work, is_rotating=True)
     if as_json:
@@ -75,18 +77,3 @@ def _what_next(done: "Rotation") -> str:
     if done.has_dropped_keys:
         return "The earlier keys are not needed any more, and are gone. Keep a copy of the secrets file."
     return "No other key is needed: encryption_keys_previous may be empty."
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on a terminal; elsewhere, and for who wants JSON, standard output stays as it is."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("rotating", total=None)
-
-        def told(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield told

@@ -20,7 +20,10 @@ routing_app = typer.Typer(help="Where payments go, and why.", no_args_is_help=Tr
 
 @routing_app.command("list")
 def list_rules(merchant: MerchantArgument, *, as_json: AsJson = False) -> None:
-    """List a merchant's routing rules in the order in which they are tried."""
+    """List a merchant's routing rules in the order in which they are tried.
+
+    Example: loop routing list me@example.com
+    """
     from loop.server.api.routing_rules import rule_json
     from loop.workflows import routing
 

@@ -13,6 +13,7 @@ from loop.config_files import SECRET_NAMES, SECRETS_FILE, generated_secrets, rea
 from loop.config_forms import (
     BOOL,
     DATABASE_URL,
+    HEADERS,
     HTTP_URL,
     NETWORKS,
     ORIGINS,
@@ -21,6 +22,7 @@ from loop.config_forms import (
     SECRET,
     SECRETS,
     TEXT,
+    TOKEN,
     Form,
     Secret,
     find_weakness,
@@ -117,11 +119,18 @@ class Settings:
         ),
     ]
     database_pool_size: Annotated[int, Setting(whole(1, 200), "Database connections of one process.", 16)]
+    is_database_pooled: Annotated[
+        bool,
+        Setting(
+            BOOL, "Whether PgBouncer, or another pooler that shares connections by transaction, lies before it.", False
+        ),
+    ]
     redis_url: Annotated[
         str | None,
         Setting(
             REDIS_URL,
-            "Redis, in which several processes count their rate limits together; with PostgreSQL only.",
+            "Redis, by which several processes limit rates together, wake each other and share circuit breakers; "
+            "with PostgreSQL only.",
             is_shared=True,
             sample="redis://localhost:6379/0",
         ),
@@ -220,6 +229,23 @@ class Settings:
             NETWORKS, "Where merchants' webhooks may lie besides public addresses; 127.0.0.0/8 in development.", ()
         ),
     ]
+    keep_events_days: Annotated[
+        int,
+        Setting(
+            whole(7, 3650), "How long events are kept, with their deliveries; what is still to be delivered stays.", 180
+        ),
+    ]
+    keep_attempts_days: Annotated[
+        int, Setting(whole(1, 3650), "How long the log of every try to deliver an event is kept.", 30)
+    ]
+    keep_processor_events_days: Annotated[
+        int,
+        Setting(
+            whole(30, 3650),
+            "How long processors' webhooks are kept; one that comes again later is taken for a new one.",
+            90,
+        ),
+    ]
     job_concurrency: Annotated[int, Setting(whole(1, 1000), "Jobs that one process runs at once.", 32)]
     log_level: Annotated[
         str,
@@ -236,17 +262,32 @@ class Settings:
     log_file: Annotated[
         Path | None, Setting(PATH, "File that gets the log instead of standard error.", sample="/var/log/loop.log")
     ]
+    metrics_token: Annotated[
+        Secret | None,
+        Setting(TOKEN, "Whoever sends it as Authorization: Bearer may read /metrics; unset, nobody may."),
+    ]
     otel_exporter_otlp_endpoint: Annotated[
         str | None,
         Setting(
             HTTP_URL,
-            "OpenTelemetry collector. It is read and checked; nothing is sent there yet.",
+            "OpenTelemetry collector that gets spans and metrics by OTLP over HTTP; needs `pip install 'loop[otel]'`.",
             is_shared=True,
             sample="http://localhost:4318",
         ),
     ]
-    otel_service_name: Annotated[
-        str, Setting(TEXT, "Loop's name towards an OpenTelemetry collector; not used yet.", "loop", is_shared=True)
+    otel_exporter_otlp_headers: Annotated[
+        Secret | None, Setting(HEADERS, "What the collector wants to see with them, such as a token.", is_shared=True)
+    ]
+    otel_service_name: Annotated[str, Setting(TEXT, "Loop's name towards the collector.", "loop", is_shared=True)]
+    otel_sample_percent: Annotated[int, Setting(whole(0, 100), "How many of a hundred requests are traced.", 10)]
+    is_traceparent_trusted: Annotated[
+        bool,
+        Setting(
+            BOOL,
+            "Whether callers' traces go on in Loop, sampled as they say; else a request's own trace links to theirs.",
+            False,
+            env="LOOP_OTEL_TRUST_TRACEPARENT",
+        ),
     ]
     sources: Mapping[str, str] = field(compare=False)
     """Where the value of each setting came from."""

@@ -115,6 +115,14 @@ def _former_secret(raw: object) -> Secret:
     return secret
 
 
+def _headers(raw: object) -> Secret:
+    secret = _secret(raw)
+    pairs = [each.partition("=") for each in secret.reveal().split(",")]
+    if not all(name.strip() and value.strip() and _text(name.strip() + value.strip()) for name, _, value in pairs):
+        raise _FormError
+    return secret
+
+
 def _split_url(raw: object, *schemes: str) -> SplitResult:
     text = _text(raw)
     parts = urlsplit(text)
@@ -184,6 +192,8 @@ BOOL: Final = Form("true or false", _bool, _read_bool)
 PATH: Final = Form("a path", _path)
 SECRET: Final = Form("a text of at least 32 characters", _secret, is_sensitive=True)
 SECRETS: Final = _list_of("texts of at least 32 characters", _former_secret, is_sensitive=True)
+TOKEN: Final = Form("a text of at least 32 characters", _former_secret, is_sensitive=True)
+HEADERS: Final = Form("headers such as name=value, separated by commas", _headers, is_sensitive=True)
 HTTP_URL: Final = Form("an http:// or https:// address without user, query and fragment", _http_url)
 REDIS_URL: Final = Form("an address such as redis://localhost:6379/0", _redis_url, is_sensitive=True)
 DATABASE_URL: Final = Form(

@@ -7,34 +7,37 @@ import os
 import secrets
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from loop.config import Settings
 from loop.domain.errors import LoopError, configuration, unavailable
+from loop.domain.roles import ALL, Role
 from loop.processors.base import ProcessorSetup
 from loop.processors.http import public_session
 from loop.processors.registry import Registry
 from loop.server.app import create_app
 from loop.server.auth import flush_last_used
-from loop.server.connections import HttpProtocol
+from loop.server.connections import KEEP_ALIVE_S, HttpProtocol
+from loop.server.dashboard.listeners import listeners_of
 from loop.server.rate_limits import Limiter, LocalLimiter, rates_of
 from loop.storage import jobs, processor_configs
 from loop.storage.database import Database
+from loop.storage.database_clock import running_clock
 from loop.storage.keyring import Keyring
 from loop.storage.migrate import migrate, schema_state
 from loop.storage.postgres import open_postgres
 from loop.storage.sqlite import SqliteDatabase
 from loop.telemetry import get_logger
+from loop.workers.exports import exporting
 from loop.workers.inline_runner import InlineRunner
 from loop.workers.schedule import run_schedule
 from loop.workflows.context import Context
@@ -58,7 +61,8 @@ def system_now() -> datetime:
 class Chance:
     """What a context takes from outside itself; tests and crash drills hand in their own."""
 
-    now: Callable[[], datetime] = system_now
+    now: Callable[[], datetime] | None = None
+    """None for the database's clock on PostgreSQL, which all processes share, and else this machine's."""
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
     reached: Callable[[str], None] = lambda _point: None
 
@@ -74,7 +78,12 @@ class Running:
 
 @asynccontextmanager
 async def opened(
-    settings: Settings, chance: Chance | None = None, *, is_rotating: bool = False, may_lack_keys: bool = False
+    settings: Settings,
+    chance: Chance | None = None,
+    *,
+    runner: InlineRunner | None = None,
+    is_rotating: bool = False,
+    may_lack_keys: bool = False,
 ) -> AsyncIterator[Context]:
     """Open what workflows need, for a command that runs one and ends; jobs that it starts run here too.
 
@@ -87,6 +96,9 @@ async def opened(
         stack.enter_context(_keys_held(settings, is_rotating=is_rotating))
         database = await _open_database(settings)
         stack.push_async_callback(database.close)
+        now = outside.now
+        if now is None:
+            now = await stack.enter_async_context(_clock(settings, database))
         keyring = Keyring([key.reveal() for key in (settings.encryption_key, *settings.encryption_keys_previous)])
         if not may_lack_keys:
             async with database.reading() as reader:
@@ -94,7 +106,7 @@ async def opened(
         sender = await stack.enter_async_context(public_session(settings.webhook_reach))
         processors = Registry(lambda name: _setup(settings, name))
         stack.push_async_callback(processors.close)
-        runner = InlineRunner(settings.job_concurrency)
+        runner = runner or InlineRunner(settings.job_concurrency)
         stack.push_async_callback(runner.stop)
         yield Context(
             settings=settings,
@@ -103,7 +115,7 @@ async def opened(
             processors=processors,
             webhook_sender=sender,
             runner=runner,
-            now=outside.now,
+            now=now,
             random_bytes=outside.random_bytes,
             reached=outside.reached,
         )
@@ -119,7 +131,18 @@ async def _open_database(settings: Settings) -> Database:
             "schema_outdated",
             f"The schema is {state.current or 'empty'}, this version needs {state.wanted}: run `loop migrate`.",
         )
-    return await open_postgres(settings.database_url, settings.database_pool_size)
+    return await open_postgres(
+        settings.database_url, settings.database_pool_size, is_pooled=settings.is_database_pooled
+    )
+
+
+@asynccontextmanager
+async def _clock(settings: Settings, database: Database) -> AsyncIterator[Callable[[], datetime]]:
+    if settings.is_sqlite:
+        yield system_now
+        return
+    async with running_clock(database, system_now) as now:
+        yield now
 
 
 def _setup(settings: Settings, name: str) -> ProcessorSetup:
@@ -190,27 +213,46 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def running(settings: Settings, chance: Chance | None = None) -> AsyncIterator[Running]:
-    """Serve the API, the pages and the jobs in this process until the block ends.
+async def running(
+    settings: Settings, chance: Chance | None = None, *, roles: Collection[Role] = ALL
+) -> AsyncIterator[Running]:
+    """Serve some roles in this process until the block ends; a worker answers only whether it is well.
 
-    Shutdown order: no new requests, then no new jobs, running ones end (bounded), then everything is let go of.
+    Shutdown order: no more jobs are claimed and no requests taken, those that run end (bounded), then everything is let
+    go of. Raises `roles_need_postgres` for less than all roles on SQLite.
     """
+    if settings.is_sqlite and set(roles) != ALL:
+        raise configuration(
+            "roles_need_postgres",
+            f"One process does everything on {settings.sqlite_path}, a SQLite file: leave out --only, or use "
+            "PostgreSQL to divide the work among processes.",
+        )
+    runner = _runner(settings)
     with only_process(settings):
-        async with opened(settings, chance) as context:
+        async with opened(settings, chance, runner=runner) as context, exporting(context):
             if settings.is_sqlite:  # alone on this file: whoever held a lease is dead
                 async with context.database.transaction() as session:
                     await jobs.free_leases(session, context.now())
             await _warm_up(context)
-            runner = cast("InlineRunner", context.runner)
             background = [
-                asyncio.create_task(runner.run(context), name="jobs"),
-                asyncio.create_task(run_schedule(context), name="schedule"),
                 asyncio.create_task(_flush_last_used(context), name="flush"),
+                asyncio.create_task(runner.send(), name="wake-ups sent"),
+                asyncio.create_task(_share_breakers(context), name="breakers"),
             ]
+            if Role.WORKER in roles:
+                background.append(asyncio.create_task(runner.run(context), name="jobs"))
+                background.append(asyncio.create_task(run_schedule(context), name="schedule"))
             try:
-                async with _limiter(settings) as limiter, _listening(settings, create_app(context, limiter)) as url:
-                    log.info("loop.started", url=url)
-                    yield Running(context, url, asyncio.Event())
+                async with (
+                    _limiter(settings) as limiter,
+                    _listening(settings, create_app(context, limiter, roles=roles)) as url,
+                ):
+                    log.info("loop.started", url=url, roles=sorted(roles))
+                    try:
+                        yield Running(context, url, asyncio.Event())
+                    finally:
+                        runner.stop_claiming()
+                        listeners_of(context).close()
             finally:
                 await runner.stop()
                 for task in background:
@@ -218,6 +260,21 @@ async def running(settings: Settings, chance: Chance | None = None) -> AsyncIter
                 await asyncio.gather(*background, return_exceptions=True)
                 await flush_last_used(context)
                 log.info("loop.stopped")
+
+
+def _runner(settings: Settings) -> InlineRunner:
+    if settings.redis_url is None:
+        return InlineRunner(settings.job_concurrency)
+    from loop.workers.arq_runner import ArqRunner  # noqa: PLC0415 - a process without Redis starts faster
+
+    return ArqRunner(settings.job_concurrency, settings.redis_url)
+
+
+async def _share_breakers(context: Context) -> None:
+    if context.settings.redis_url is not None:
+        from loop.workers.redis_breakers import share_breakers  # noqa: PLC0415 - as above
+
+        await share_breakers(context.settings.redis_url, context.breakers)
 
 
 async def _warm_up(context: Context) -> None:
@@ -243,6 +300,7 @@ async def _listening(settings: Settings, app: ASGIApp) -> AsyncIterator[str]:
         server_header=False,
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=trusted_hosts(settings.trusted_proxies),
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=20,
         backlog=BACKLOG,
     )

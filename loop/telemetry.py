@@ -167,8 +167,8 @@ def _is_clean(event: str, fields: Mapping[str, object]) -> bool:
     return _is_clean_short_text(text) if len(text) <= _MAX_SHORT_CHARACTERS else _is_clean_text(text)
 
 
-_OWN_CORRELATION_ID: Final = re.compile(r"[0-9a-f]{24}")
-"""No secret and no card number looks like that, and without it most lines are the same as an earlier one."""
+_OWN_CORRELATION_ID: Final = re.compile(r"[0-9a-f]{24}(?:[0-9a-f]{8})?")
+"""No secret and no card number looks like that, or like a trace id, and without it most lines are as an earlier one."""
 
 _MAX_SHORT_CHARACTERS: Final = 256
 
@@ -422,7 +422,7 @@ class _LogFile(WatchedFileHandler):
         os.write(stream.fileno(), "\n".join((*lines, "")).encode("utf-8", "backslashreplace"))
 
 
-QUIET: Final = ("aiohttp", "alembic", "asyncio", "stripe", "uvicorn.access")
+QUIET: Final = ("aiohttp", "alembic", "arq", "asyncio", "stripe", "urllib3", "uvicorn.access")
 """Libraries that are only heard from WARNING on; no library is heard below INFO."""
 
 

@@ -11,13 +11,14 @@ from hypothesis import settings
 
 from loop.storage.migrate import migrate
 from tests.canaries import aviary, listening
-from tests.network import blocked_hosts, stay_on_this_machine
-from tests.servers import forget_on_crash, rows_of, run_sql, run_to_end, running_postgres, with_database
+from tests.network import blocked_hosts, sent_in_transactions, stay_on_this_machine, watch_transactions
+from tests.servers import forget_on_crash, rows_of, run_sql, run_to_end, running_postgres, running_redis, with_database
 
 POSTGRES_URL_VARIABLE = "LOOP_TEST_POSTGRES_URL"
 """Names a server to use instead of our own: a superuser's URL, such as Debian's PostgreSQL 15 in CI."""
 
 stay_on_this_machine()
+watch_transactions()
 
 # How long an example takes says how busy the machine is; what must be fast is measured by the bench.
 settings.register_profile("loop", deadline=None)
@@ -30,6 +31,14 @@ def _stayed_on_this_machine() -> Iterator[None]:
     blocked_hosts.clear()
     yield
     assert not blocked_hosts, "the test tried to leave this machine"
+
+
+@pytest.fixture(autouse=True)
+def _called_nobody_in_a_transaction() -> Iterator[None]:
+    """Fail the test in which a transaction stayed open for as long as some other system pleased."""
+    sent_in_transactions.clear()
+    yield
+    assert not sent_in_transactions, "somebody was called inside a database transaction"
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +97,13 @@ def sqlite_database_url(sqlite_template: Path, tmp_path: Path) -> Iterator[str]:
     path = Path(shutil.copy(sqlite_template, tmp_path / "loop.db"))
     yield f"sqlite:///{path}"
     aviary.require_none_in_file(path)
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """Yield the URL of a Redis that tests of this worker share."""
+    with running_redis() as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -1,10 +1,18 @@
-"""Keeps the test process on this machine: loopback and Unix sockets work, everything else fails the test."""
+"""Keeps the test process on this machine, and off the network while a transaction is open: else the test fails."""
 
+import asyncio.selector_events
 import ipaddress
 import sys
+from collections.abc import Callable
+from typing import Any
+
+from loop.telemetry import transaction_is_open
 
 blocked_hosts: list[str] = []
 """What this process tried to reach beyond this machine since the present test began."""
+
+sent_in_transactions: list[str] = []
+"""Whom this process called, other than the database, while a transaction was open since the present test began."""
 
 
 class NetworkBlockedError(RuntimeError):
@@ -14,6 +22,24 @@ class NetworkBlockedError(RuntimeError):
 def stay_on_this_machine() -> None:
     """Refuse, for the rest of this process, each connection, datagram and name look-up that would leave it."""
     sys.addaudithook(_refuse_to_leave)
+
+
+def watch_transactions() -> None:
+    """Note, for the rest of this process, who is sent anything inside a transaction, other than the database.
+
+    What a guard of the code under test should have refused is seen here, whichever of asyncio's clients sends it.
+    """
+    transport: Any = asyncio.selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
+    transport.write = _watched(transport.write)
+
+
+def _watched(write: Callable[[Any, bytes], None]) -> Callable[[Any, bytes], None]:
+    def watching(self: Any, content: bytes) -> None:
+        if transaction_is_open.get() and not type(self.get_protocol()).__module__.startswith("asyncpg."):
+            sent_in_transactions.append(f"{self.get_extra_info('peername')}")
+        write(self, content)
+
+    return watching
 
 
 def _refuse_to_leave(event: str, arguments: tuple[object, ...]) -> None:

@@ -72,6 +72,8 @@ class AuditAction(StrEnum):
     CAPTURE_REQUESTED = "capture.requested"
     CANCELLATION_REQUESTED = "cancellation.requested"
     REFUND_REQUESTED = "refund.requested"
+    ORDER_REVIEWED = "order.reviewed"
+    JOB_REVIVED = "job.revived"
     KEY_ROTATION_STARTED = "key_rotation.started"
     KEY_ROTATION_FINISHED = "key_rotation.finished"
 

@@ -61,6 +61,8 @@ class Delivery:
     last_error: str | None
     next_attempt_at: datetime | None = None
     correlation_id: str | None = None
+    trace_context: str | None = None
+    """The span that caused it, as W3C Trace Context names it, if that was traced."""
 
 
 @dataclass(frozen=True, slots=True)

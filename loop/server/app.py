@@ -1,6 +1,6 @@
 """The application: every resource's routes behind the edge, made for one context."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from http import HTTPStatus
 from typing import Final
 
@@ -11,7 +11,8 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from loop.domain.errors import LoopError
-from loop.server import checkout_page, pages, processor_webhooks, qr_codes, sandbox_pages
+from loop.domain.roles import ALL, Role
+from loop.server import checkout_page, metrics_page, pages, processor_webhooks, qr_codes, sandbox_pages
 from loop.server.api import (
     accounts,
     api_keys,
@@ -107,20 +108,22 @@ class _Router(Router):
             raise
 
 
-def create_app(context: Context, limiter: Limiter | None = None) -> ASGIApp:
-    """Return the ASGI application; without a limiter, requests are counted in this process."""
-    router = _Router(
-        routes=[
-            *API_ROUTES,
-            *documentation_routes(API_ROUTES),
-            *pages.routes,
-            *checkout_page.routes,
-            *qr_codes.routes,
-            *sandbox_pages.routes,
-            *dashboard_routes,
-        ],
-        redirect_slashes=False,
-    )
+def _routes_of(roles: Collection[Role]) -> list[BaseRoute]:
+    """Return what a process with these roles answers: whoever watches over it is answered always."""
+    routes: list[BaseRoute] = [] if Role.API in roles else [*health.routes]
+    if Role.API in roles:
+        routes += [*API_ROUTES, *documentation_routes(API_ROUTES)]
+        routes += [*checkout_page.routes, *qr_codes.routes, *sandbox_pages.routes]
+    if Role.DASHBOARD in roles:
+        routes += dashboard_routes
+    if Role.API in roles or Role.DASHBOARD in roles:
+        routes += pages.routes
+    return [*routes, *metrics_page.routes]
+
+
+def create_app(context: Context, limiter: Limiter | None = None, *, roles: Collection[Role] = ALL) -> ASGIApp:
+    """Return the ASGI application of some roles; without a limiter, requests are counted in this process."""
+    router = _Router(routes=_routes_of(roles), redirect_slashes=False)
     for route in router.routes:
         if isinstance(route, Route):
             route.app = _Endpoint(route.endpoint, class_by_address(route.path, route.methods or ()))

@@ -16,6 +16,12 @@ MAX_REQUEST_BYTES: Final = 32 * 1024 * 1024
 HEAD_DEADLINE_S: Final = 10.0
 """How long a head may take to arrive, in seconds; a new connection's first one from the connecting on."""
 
+KEEP_ALIVE_S: Final = 75
+"""How long an idle connection is kept, in seconds: longer than clients and proxies keep theirs (nginx, AWS: 60).
+
+Whoever sends into a connection that is just being closed cannot know whether the payment was heard.
+"""
+
 
 class _JoiningTransport:
     """A transport that makes one system call and one packet of two writes, where uvloop makes two of each."""

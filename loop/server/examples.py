@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 _TIME: Final = "2030-01-31T09:30:00.000Z"
-_ORDER_ID: Final = "ord_01JK5B3V0Q8Z6M4T2R9W7X1Y5A"
+_ORDER_ID: Final = "ord_01jk5b3v0q8z6m4t2r9w7x1y5a"
 _USUAL: Final[Mapping[str, object]] = {
     "id": _ORDER_ID,
     "orderId": _ORDER_ID,
@@ -15,12 +15,12 @@ _USUAL: Final[Mapping[str, object]] = {
     "processor": "stripe",
     "processorOrderId": "pi_3QExample",
     "workflowId": f"payment-{_ORDER_ID}",
-    "refundId": "ref_01JK5B3V0Q8Z6M4T2R9W7X1Y5B",
+    "refundId": "ref_01jk5b3v0q8z6m4t2r9w7x1y5b",
     "eventType": "payment.captured",
     "email": "ada@shop.example",
     "customerEmail": "grace@example.com",
     "webhookUrl": "https://shop.example/webhooks",
-    "url": "https://pay.example/checkout/cs_01JK5B3V0Q8Z6M4T2R9W7X1Y5C",
+    "url": "https://pay.example/checkout/cs_01jk5b3v0q8z6m4t2r9w7x1y5c",
     "nextCursor": None,
     "day": "2030-01-30",
     "date": "2030-01-30",

@@ -9,11 +9,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from loop import metrics, traces
 from loop.domain.cards import contains_card_number
 from loop.domain.errors import LoopError, invalid
+from loop.metrics import of
 from loop.server.errors import error_response, internal_error_response, refusal_response
 from loop.server.rate_limits import Limiter, headers_of
 from loop.telemetry import bind, get_logger
+from loop.traces import Span
 from loop.workflows.context import Context
 
 log = get_logger(__name__)
@@ -36,6 +39,7 @@ _EXPOSED_HEADERS: Final = (
     b"Idempotent-Replayed, Location, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After, "
     b"X-Correlation-ID"
 )
+_KNOWN_METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 _HSTS: Final = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 
 _Header = tuple[bytes, bytes]
@@ -60,6 +64,7 @@ class Edge:
         origins = context.settings.cors_origins
         self._is_any_origin = "*" in origins
         self._origins = frozenset(origin.encode() for origin in origins)
+        self._is_traceparent_trusted = context.settings.is_traceparent_trusted
         self._is_always_https = context.settings.checkout_base_url.startswith("https://")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,7 +74,7 @@ class Edge:
             return
         scope["app"] = self  # so that the router raises what it refuses, and handlers find the context and the limiter
         started = time.perf_counter()
-        correlation, origin, is_preflight = self._read(scope)
+        correlation, origin, is_preflight, caller = self._read(scope)
         status = 0
 
         async def send_completed(message: Message) -> None:
@@ -79,7 +84,10 @@ class Edge:
                 self._complete(scope, message["headers"], correlation, origin)
             await send(message)
 
-        with bind(correlation_id=correlation.decode()):
+        with (
+            bind(correlation_id=correlation.decode()),
+            traces.request(scope["method"], caller, is_trusted=self._is_traceparent_trusted) as span,
+        ):
             try:
                 if is_preflight:
                     await self._answer_preflight(send_completed, origin)
@@ -98,17 +106,11 @@ class Edge:
                     raise
                 await internal_error_response(correlation.decode())(scope, receive, send_completed)
             finally:
-                log.info(
-                    "http.request",
-                    method=scope["method"],
-                    path=_template(scope),
-                    status=status,
-                    ms=round((time.perf_counter() - started) * 1000, 2),
-                )
+                _tell(scope, status, time.perf_counter() - started, correlation, span)
 
-    def _read(self, scope: Scope) -> tuple[bytes, bytes | None, bool]:
-        """Return the correlation id, the calling page's origin if it may call, and whether it asks if it may."""
-        correlation = request_id = origin = None
+    def _read(self, scope: Scope) -> tuple[bytes, bytes | None, bool, str | None]:
+        """Return the correlation id, the calling page's origin if it may call, whether it asks, and the traceparent."""
+        correlation = request_id = origin = caller = None
         has_asked = False
         for name, value in scope["headers"]:
             if name == b"x-correlation-id":
@@ -119,12 +121,14 @@ class Edge:
                 origin = value
             elif name == b"access-control-request-method":
                 has_asked = True
+            elif name == b"traceparent":
+                caller = value.decode("latin-1")
         is_preflight = has_asked and origin is not None and scope["method"] == "OPTIONS"
         if correlation is None or not _is_sane(correlation):
             correlation = request_id
         if correlation is None or not _is_sane(correlation):
             correlation = self._random_bytes(CORRELATION_BYTES).hex().encode()
-        return correlation, self._allowed(origin), is_preflight
+        return correlation, self._allowed(origin), is_preflight, caller
 
     def _allowed(self, origin: bytes | None) -> bytes | None:
         if origin is not None and self._is_any_origin:
@@ -176,3 +180,25 @@ def _template(scope: Scope) -> str:
     route = scope.get("route")
     path: str = scope["path"] if route is None else route.path
     return path
+
+
+def _tell(scope: Scope, status: int, took_s: float, correlation: bytes, span: Span | None) -> None:
+    """Tell the log, the metrics and the trace of a request that has ended."""
+    path, method = _template(scope), scope["method"]
+    log.info("http.request", method=method, path=path, status=status, ms=round(took_s * 1000, 2))
+    # Out of a bounded number both: anybody can make up others.
+    route = path if "route" in scope else "unmatched"
+    if method not in _KNOWN_METHODS:
+        method = "OTHER"
+    of(metrics.HTTP, method, route, str(status)).observe(took_s)
+    if span is None:
+        return
+    span.rename(f"{method} {route}")
+    span.note(
+        {
+            "http.request.method": method,
+            "http.route": route,
+            "http.response.status_code": status,
+            "loop.correlation_id": correlation.decode(),
+        }
+    )

@@ -49,10 +49,14 @@ def rates_of(settings: Settings) -> Rates:
 
 
 class Limiter(Protocol):
-    """Counts requests."""
+    """Counts requests, and knows whether Redis answers, where it counts there."""
 
     async def take(self, route_class: RouteClass, who: str) -> Taken | None:
         """Take one request's room of somebody's; None where there is no limit. Never raises and never waits long."""
+        ...
+
+    async def redis_answers(self) -> bool | None:
+        """Tell whether Redis answers at this moment; None without one. Never raises and never waits long."""
         ...
 
 
@@ -67,6 +71,10 @@ class LocalLimiter:
         """See `Limiter`."""
         buckets = self._buckets.get(route_class)
         return None if buckets is None else buckets.take(who, self._clock())
+
+    async def redis_answers(self) -> bool | None:
+        """See `Limiter`."""
+        return None
 
 
 _TAKEN: Final = "loop.rate_limit"
@@ -89,9 +97,14 @@ async def charge_address(request: Request, route_class: RouteClass = RouteClass.
     await _charge(request, route_class, address_key(client_address(request)))
 
 
-async def _charge(request: Request, route_class: RouteClass, who: str) -> None:
+def limiter_of(request: Request) -> Limiter:
+    """Return who counts the request."""
     limiter: Limiter = request.scope["app"].limiter
-    room = await limiter.take(route_class, who)
+    return limiter
+
+
+async def _charge(request: Request, route_class: RouteClass, who: str) -> None:
+    room = await limiter_of(request).take(route_class, who)
     if room is None:
         return
     request.scope[_TAKEN] = room
@@ -111,7 +124,8 @@ def class_by_address(path: str, methods: Collection[str]) -> RouteClass | None:
         return None
     if path.startswith("/webhooks/"):
         return RouteClass.WEBHOOK
-    is_sign_in = path.startswith("/api/auth/") or (path == "/dashboard/sign-in" and "POST" in methods)
+    is_form = path in ("/dashboard/sign-in", "/dashboard/welcome") and "POST" in methods
+    is_sign_in = path.startswith("/api/auth/") or is_form
     return RouteClass.SIGN_IN if is_sign_in else RouteClass.OPEN
 
 

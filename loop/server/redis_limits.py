@@ -10,6 +10,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
 from loop.domain.rate_limits import BURST_S, SLACK, Taken, taken
+from loop.processors.http import require_no_transaction
 from loop.server.rate_limits import LocalLimiter, Rates, RouteClass
 from loop.telemetry import get_logger
 
@@ -43,6 +44,7 @@ class RedisLimiter:
     def __init__(self, redis: Redis, rates: Rates, clock: Callable[[], float] = time.monotonic) -> None:
         self._rates = rates
         self._clock = clock
+        self._redis = redis
         self._take = redis.register_script(_TAKE)
         self._local = LocalLimiter(rates, clock)
         self._is_away = False
@@ -50,6 +52,7 @@ class RedisLimiter:
 
     async def take(self, route_class: RouteClass, who: str) -> Taken | None:
         """See `loop.server.rate_limits.Limiter`."""
+        require_no_transaction()
         per_s = self._rates.get(route_class)
         if per_s is None:
             return None
@@ -68,6 +71,15 @@ class RedisLimiter:
             self._is_away = False
             log.info("limits.redis_back")
         return taken(per_s, ahead_us / 1_000_000)
+
+    async def redis_answers(self) -> bool | None:
+        """See `loop.server.rate_limits.Limiter`."""
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                await self._redis.ping()
+        except (RedisError, OSError):
+            return False
+        return True
 
     def _note_away(self, error: Exception) -> None:
         if not self._is_away:

@@ -27,7 +27,9 @@ from loop.domain.money import CURRENCY_EXPONENTS, MAX_AMOUNT_MINOR, require_curr
 from loop.workflows.context import Context
 
 BODY_MAX_BYTES: Final = 65_536
-FORM_MAX_BYTES: Final = 4_096
+FORM_MAX_BYTES: Final = 16_384
+"""A processor's credentials, percent-encoded, may be a key in PEM."""
+
 BODY_DEADLINE_S: Final = 10.0
 """How long a body may take to arrive, in seconds."""
 

@@ -1,13 +1,17 @@
 """Payment attempts: insert, read, find by the processor's reference, write back."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, func, insert, select, update
 
-from loop.domain.attempts import Attempt
+from loop.domain.attempts import Attempt, AttemptStatus
 from loop.storage.database import Reader
 from loop.storage.statements import Parameters, Statement, Write, columns_of, field_names, parameters_for, values_of
 from loop.storage.tables import PaymentAttempts, table
+
+COUNTED_MAX = 1_000
+"""More than a merchant's accounts times the statuses."""
 
 _attempts = table(PaymentAttempts)
 _MUTABLE = [
@@ -36,6 +40,24 @@ _OF_ORDER = Statement(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class AttemptCount:
+    """How many of an account's attempts have a status."""
+
+    processor_config_id: str
+    status: AttemptStatus
+    count: int
+
+
+_COUNTS = Statement(
+    select(_attempts.c.processor_config_id, _attempts.c.status, func.count())
+    .where(_attempts.c.merchant_id == bindparam("merchant_id"), _attempts.c.id >= bindparam("from_attempt"))
+    .group_by(_attempts.c.processor_config_id, _attempts.c.status)
+    .limit(COUNTED_MAX),
+    AttemptCount,
+)
+
+
 def insertion(attempt: Attempt, routing_reasons: Sequence[str]) -> tuple[Write, Parameters]:
     """Return the write that inserts an attempt with the reasons of its routing, for `Session.run_together`."""
     return _INSERT, {**values_of(attempt), "routing_reasons": list(routing_reasons)}
@@ -59,3 +81,8 @@ async def by_reference(reader: Reader, config_id: str, reference: str) -> Attemp
 async def of_order(reader: Reader, merchant_id: str, order_id: str) -> list[tuple[Attempt, tuple[str, ...]]]:
     """Return an order's attempts, oldest first, each with the reasons of its routing."""
     return await reader.all(_OF_ORDER, {"merchant_id": merchant_id, "order_id": order_id})
+
+
+async def counts_since(reader: Reader, merchant_id: str, *, from_attempt: str) -> list[AttemptCount]:
+    """Return how a merchant's attempts from an id on stand, for each account."""
+    return await reader.all(_COUNTS, {"merchant_id": merchant_id, "from_attempt": from_attempt})

@@ -1,13 +1,16 @@
 """The audit log: entries added to the end of their chain, read from either end, and never changed."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
-from sqlalchemy import bindparam, func, insert, select, tuple_, union, update
+from sqlalchemy import ColumnElement, bindparam, func, insert, select, tuple_, union, update
 from sqlalchemy.dialects import postgresql
 
 from loop.domain.audit import GENESIS, OPERATOR_CHAIN, AuditEntry, Head, chain_of
 from loop.storage.audit_tables import AuditHeads, AuditLog
+from loop.storage.columns import UtcTime
 from loop.storage.database import Reader, Session
 from loop.storage.statements import Parameters, Statement, Write, columns_of, field_names, parameters_for, values_of
 from loop.storage.tables import table
@@ -52,6 +55,27 @@ _NEWEST = Statement(
     .limit(bindparam("limit")),
     AuditEntry,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Which of a merchant's entries; None leaves a condition out."""
+
+    action: str | None = None
+    actor_kind: str | None = None
+    subject: str | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+
+
+_CONDITIONS: Final[dict[str, ColumnElement[bool]]] = {
+    "action": _log.c.action == bindparam("action"),
+    "actor_kind": _log.c.actor_kind == bindparam("actor_kind"),
+    "subject": _log.c.subject == bindparam("subject"),
+    "created_from": _log.c.created_at >= bindparam("created_from", type_=UtcTime),
+    "created_to": _log.c.created_at < bindparam("created_to", type_=UtcTime),
+}
+_FOUND: dict[tuple[str, ...], Statement[AuditEntry]] = {}
 _NEWEST_OF_ALL = Statement(_ENTRY.order_by(_log.c.id.desc()).limit(bindparam("limit")), AuditEntry)
 _CHAINS = Statement(
     union(select(_heads.c.chain), select(func.coalesce(_log.c.merchant_id, OPERATOR_CHAIN))).limit(CHAINS_MAX), str
@@ -101,6 +125,23 @@ async def newest(reader: Reader, merchant_id: str, *, before_seq: int | None, li
         "limit": limit,
     }
     return await reader.all(_NEWEST, parameters)
+
+
+async def found(
+    reader: Reader, merchant_id: str, wanted: AuditFilter, *, before_seq: int | None, limit: int
+) -> Sequence[AuditEntry]:
+    """Return those of a merchant's entries that a filter names, newest first, as `newest` does."""
+    given = {name: value for name, value in values_of(wanted).items() if value is not None}
+    key = tuple(given)
+    if key not in _FOUND:
+        _FOUND[key] = Statement(
+            _ENTRY.where(_CHAIN[False], _log.c.seq < bindparam("before_seq"), *(_CONDITIONS[name] for name in given))
+            .order_by(_log.c.seq.desc())
+            .limit(bindparam("limit")),
+            AuditEntry,
+        )
+    place = {"before_seq": SEQ_MAX if before_seq is None else before_seq, "limit": limit}
+    return await reader.all(_FOUND[key], {"merchant_id": merchant_id, **place, **given})
 
 
 async def newest_of_all(reader: Reader, limit: int) -> Sequence[AuditEntry]:

@@ -3,16 +3,23 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import bindparam, insert, select, text, update
+from sqlalchemy import and_, bindparam, insert, not_, or_, select, text, update
 
+from loop.domain.orders import Order, OrderStatus
 from loop.storage.columns import UtcTime
 from loop.storage.database import Reader, Session
 from loop.storage.statements import Parameters, Statement, Write, columns_of, field_names, parameters_for, values_of
-from loop.storage.tables import CheckoutSessions, table
+from loop.storage.tables import CheckoutSessions, Orders, table
 
 _sessions = table(CheckoutSessions)
+_orders = table(Orders)
+
+PAID: Final = frozenset(
+    {OrderStatus.AUTHORIZED, OrderStatus.CAPTURED, OrderStatus.PARTIALLY_REFUNDED, OrderStatus.REFUNDED}
+)
+"""The statuses of an order that is paid, whatever became of the money since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +37,19 @@ class CheckoutSession:
     completed_at: datetime | None
     expired_at: datetime | None
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ListedSession:
+    """A checkout session with the order that it is a page of."""
+
+    session: CheckoutSession
+    order: Order
+
+    @property
+    def id(self) -> str:
+        """The session's id, which sorts by time."""
+        return self.session.id
 
 
 _INSERT = Write(insert(_sessions).values(parameters_for(_sessions, field_names(CheckoutSession))))
@@ -50,6 +70,42 @@ _OF_ORDER = Statement(
     select(*columns_of(_sessions, CheckoutSession)).where(_sessions.c.order_id == bindparam("order_id")).limit(100),
     CheckoutSession,
 )
+_SESSION_FIELDS = len(field_names(CheckoutSession))
+_IS_PAID = or_(_sessions.c.completed_at.is_not(None), *(_orders.c.status == status for status in sorted(PAID)))
+_IS_OVER = or_(
+    _sessions.c.expired_at.is_not(None),
+    _sessions.c.expires_at <= bindparam("now", type_=UtcTime),
+    _orders.c.status == OrderStatus.CANCELLED,
+)
+_STANDING = {
+    "": None,
+    "open": and_(not_(_IS_PAID), not_(_IS_OVER)),
+    "completed": _IS_PAID,
+    "expired": and_(not_(_IS_PAID), _IS_OVER),
+}
+
+
+def _listed(*row: Any) -> "ListedSession":  # noqa: ANN401 - one row of two tables
+    return ListedSession(CheckoutSession(*row[:_SESSION_FIELDS]), Order(*row[_SESSION_FIELDS:]))
+
+
+_LISTS = {
+    (status, has_cursor): Statement(
+        select(*columns_of(_sessions, CheckoutSession), *columns_of(_orders, Order))
+        .select_from(_sessions.join(_orders, _orders.c.id == _sessions.c.order_id))
+        .where(
+            _sessions.c.merchant_id == bindparam("merchant_id"),
+            _orders.c.is_test == bindparam("is_test"),
+            *([] if condition is None else [condition]),
+            *([_sessions.c.id < bindparam("before_id")] if has_cursor else []),
+        )
+        .order_by(_sessions.c.id.desc())
+        .limit(bindparam("limit")),
+        _listed,
+    )
+    for status, condition in _STANDING.items()
+    for has_cursor in (False, True)
+}
 _COMPLETE = Write(
     update(_sessions)
     .where(_sessions.c.id == bindparam("session_id"), _sessions.c.completed_at.is_(None))
@@ -94,3 +150,23 @@ async def of_order(reader: Reader, order_id: str) -> list[CheckoutSession]:
 async def due(reader: Reader, now: datetime, limit: int) -> list[CheckoutSession]:
     """Return open checkout sessions whose time is up, of all merchants, oldest first."""
     return await reader.all(_DUE, {"now": now, "limit": limit})
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFilter:
+    """Which of a merchant's sessions: of one mode, and `open`, `completed`, `expired` or any (None) by `now`."""
+
+    is_test: bool
+    status: str | None
+    now: datetime
+
+
+async def list_after(
+    reader: Reader, merchant_id: str, wanted: SessionFilter, *, before_id: str | None, limit: int
+) -> list[ListedSession]:
+    """Return a merchant's sessions, newest first, that come after `before_id` in that order: a cursor page."""
+    statement = _LISTS[wanted.status or "", before_id is not None]
+    place = {"before_id": before_id, "limit": limit}
+    return await reader.all(
+        statement, {"merchant_id": merchant_id, "is_test": wanted.is_test, "now": wanted.now, **place}
+    )

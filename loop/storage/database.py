@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from loop.storage.statements import Parameters, Statement, Write
@@ -36,6 +37,15 @@ class Session(Reader, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class PoolUse:
+    """This process's connections: those in use, those that are free or may still be opened, and who waits for one."""
+
+    in_use: int
+    free: int
+    waiting: int
+
+
 class Database(Protocol):
     """One database. Waiting for it is bounded; when it is away, `unavailable` is raised."""
 
@@ -49,6 +59,10 @@ class Database(Protocol):
 
     async def write_at_once(self, writes: Sequence[tuple[Write, Parameters]]) -> list[int]:
         """Run writes as one transaction of their own, in one round trip where the database can."""
+        ...
+
+    def pool_use(self) -> PoolUse | None:
+        """Return how many connections are in use; None where there is no pool."""
         ...
 
     async def close(self) -> None:

@@ -1,13 +1,15 @@
 """Deliveries: what is due at an endpoint, how each try went, what is sent again, and the log of tries."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, delete, func, insert, or_, select, text, tuple_, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, delete, func, insert, or_, select, text, tuple_, update
 from sqlalchemy.dialects import postgresql
 
 from loop.domain.deliveries import Delivery, DeliveryAttempt, DeliveryStatus
-from loop.domain.events import Event
+from loop.domain.events import Event, EventType
 from loop.storage.columns import UtcTime
 from loop.storage.database import Reader, Session
 from loop.storage.statements import Parameters, Statement, Write, columns_of, field_names, parameters_for, values_of
@@ -118,6 +120,45 @@ _COUNT = {
     )
     for has_status, has_mode in _BY
 }
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryFilter:
+    """Which of a merchant's deliveries; None leaves a condition out."""
+
+    is_test: bool | None = None
+    status: DeliveryStatus | None = None
+    endpoint_id: str | None = None
+    event_type: EventType | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryCount:
+    """How many of an endpoint's deliveries stand so."""
+
+    endpoint_id: str
+    status: DeliveryStatus
+    count: int
+
+
+_CONDITIONS: dict[str, ColumnElement[bool]] = {
+    "is_test": _OF_MODE,
+    "status": _deliveries.c.status == bindparam("status"),
+    "endpoint_id": _OF_ENDPOINT,
+    "event_type": _events.c.event_type == bindparam("event_type", type_=_events.c.event_type.type),
+}
+_AFTER = or_(
+    _deliveries.c.event_id < bindparam("before_event"),
+    and_(_deliveries.c.event_id == bindparam("before_event"), _deliveries.c.endpoint_id < bindparam("before_endpoint")),
+)
+_LISTS: dict[tuple[str, ...], Statement[EventWithDelivery]] = {}
+_COUNTS = Statement(
+    select(_deliveries.c.endpoint_id, _deliveries.c.status, func.count())
+    .where(_deliveries.c.merchant_id == bindparam("merchant_id"), _deliveries.c.event_id >= bindparam("from_event"))
+    .group_by(_deliveries.c.endpoint_id, _deliveries.c.status)
+    .limit(LISTED_MAX),
+    DeliveryCount,
+)
 _OF_ORDER = Statement(
     select(*columns_of(_deliveries, Delivery))
     .select_from(_JOINED)
@@ -145,6 +186,7 @@ _OLD = (
     .where(_attempts.c.tried_at < bindparam("before", type_=UtcTime))
     .order_by(_attempts.c.tried_at, _attempts.c.event_id, _attempts.c.endpoint_id)
     .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True)  # several processes purge at the same time
 )
 _PURGE_ATTEMPTS = Write(
     delete(_attempts).where(tuple_(_attempts.c.event_id, _attempts.c.endpoint_id, _attempts.c.number).in_(_OLD))
@@ -206,6 +248,33 @@ async def list_page(
     parameters = {"merchant_id": merchant_id, "status": status, "is_test": is_test}
     rows = await reader.all(_PAGE[key], {**parameters, "offset": offset, "limit": limit})
     return rows, await reader.first(_COUNT[key], parameters) or 0
+
+
+async def list_after(
+    reader: Reader, merchant_id: str, wanted: DeliveryFilter, *, before: tuple[str, str] | None, limit: int
+) -> list[EventWithDelivery]:
+    """Return a merchant's deliveries, newest event first, that come after `before`: an event's to an endpoint."""
+    given = {name: value for name, value in values_of(wanted).items() if value is not None}
+    key = (*given, "" if before is None else "before")
+    if key not in _LISTS:
+        _LISTS[key] = Statement(_listing(given, has_cursor=before is not None), _event_with_delivery)
+    event_id, endpoint_id = before or (None, None)
+    place = {"before_event": event_id, "before_endpoint": endpoint_id, "limit": limit}
+    return await reader.all(_LISTS[key], {"merchant_id": merchant_id, **place, **given})
+
+
+def _listing(names: Iterable[str], *, has_cursor: bool) -> Select[Any]:
+    conditions = [_CONDITIONS[name] for name in names] + ([_AFTER] if has_cursor else [])
+    return (
+        _BOTH.where(_deliveries.c.merchant_id == bindparam("merchant_id"), *conditions)
+        .order_by(_deliveries.c.event_id.desc(), _deliveries.c.endpoint_id.desc())
+        .limit(bindparam("limit"))
+    )
+
+
+async def counts_since(reader: Reader, merchant_id: str, *, from_event: str) -> list[DeliveryCount]:
+    """Return how the deliveries of a merchant's events from an id on stand, for each endpoint."""
+    return await reader.all(_COUNTS, {"merchant_id": merchant_id, "from_event": from_event})
 
 
 async def of_order(reader: Reader, merchant_id: str, order_id: str) -> list[Delivery]:

@@ -51,6 +51,7 @@ _OLD = (
     select(*(_keys.c[name] for name in _NAME))
     .where(_keys.c.created_at < bindparam("before", type_=UtcTime))
     .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True)  # several processes purge at the same time
 )
 _PURGE = Write(delete(_keys).where(tuple_(*(_keys.c[name] for name in _NAME)).in_(_OLD)))
 

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from sqlalchemy import (
     Boolean,
+    ColumnElement,
     ScalarSelect,
     Text,
     TextClause,
@@ -19,6 +21,7 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    true,
     tuple_,
     type_coerce,
     update,
@@ -65,6 +68,8 @@ class Job:
     last_error: str | None
     correlation_id: str | None
     created_at: datetime
+    trace_context: str | None = None
+    """The span that made it, as W3C Trace Context names it, if that was traced."""
 
 
 _INSERT = Write(
@@ -73,16 +78,31 @@ _INSERT = Write(
     .on_conflict_do_nothing(index_elements=["dedupe_key"])
 )
 
+Kinds = frozenset[str]
+"""Kinds of jobs."""
+
+KINDS_KEPT = 8
+"""For how many sets of kinds the statements are kept; a process has one."""
+
 # Literal, as in the partial indexes.
 _DELIVERS = text(f"kind = '{DELIVER}'")
 _DOES_ANYTHING_ELSE = text(f"kind <> '{DELIVER}'")
 _IS_NEW = text("webhook_deliveries.status = 'pending' AND webhook_deliveries.next_attempt_at IS NULL")
 
 
-def _claiming(condition: TextClause) -> Statement[Job]:
+def _is_one_of(kinds: Kinds | None) -> ColumnElement[bool]:
+    return true() if kinds is None else or_(*(_jobs.c.kind == kind for kind in sorted(kinds)))
+
+
+def _claiming(condition: TextClause, kinds: Kinds | None = None) -> Statement[Job]:
     due = (  # a CTE: Postgres may run a subquery again for each row, and then claims more than the limit
         select(_jobs.c.id)
-        .where(_jobs.c.is_dead.is_(False), condition, _jobs.c.run_at <= bindparam("now", type_=UtcTime))
+        .where(
+            _jobs.c.is_dead.is_(False),
+            condition,
+            _is_one_of(kinds),
+            _jobs.c.run_at <= bindparam("now", type_=UtcTime),
+        )
         .order_by(_jobs.c.run_at)
         .limit(bindparam("limit"))
         .with_for_update(skip_locked=True)
@@ -97,7 +117,11 @@ def _claiming(condition: TextClause) -> Statement[Job]:
     )
 
 
-_CLAIM = _claiming(_DOES_ANYTHING_ELSE)
+@lru_cache(maxsize=KINDS_KEPT)
+def _claiming_of(kinds: Kinds | None) -> Statement[Job]:
+    return _claiming(_DOES_ANYTHING_ELSE, kinds)
+
+
 _CLAIM_DELIVERIES = _claiming(_DELIVERS)
 _NEW = (
     select(_deliveries.c.event_id, _deliveries.c.endpoint_id)
@@ -157,9 +181,11 @@ _RESCHEDULE = Write(
 _LOCK_HELD = Statement(select(_jobs.c.id).where(_HELD).with_for_update(), str)
 
 
-def _next_run(condition: TextClause) -> ScalarSelect[datetime]:
+def _next_run(condition: TextClause, kinds: Kinds | None = None) -> ScalarSelect[datetime]:
     return (
-        select(func.min(_jobs.c.run_at, type_=UtcTime)).where(_jobs.c.is_dead.is_(False), condition).scalar_subquery()
+        select(func.min(_jobs.c.run_at, type_=UtcTime))
+        .where(_jobs.c.is_dead.is_(False), condition, _is_one_of(kinds))
+        .scalar_subquery()
     )
 
 
@@ -172,14 +198,18 @@ class Agenda:
     has_new: bool
 
 
-_AGENDA = Statement(
-    select(
-        _next_run(_DOES_ANYTHING_ELSE),
-        _next_run(_DELIVERS),
-        type_coerce(exists(select(_deliveries.c.event_id).where(_IS_NEW)), Boolean),
-    ),
-    Agenda,
-)
+@lru_cache(maxsize=KINDS_KEPT)
+def _agenda_of(kinds: Kinds | None) -> Statement[Agenda]:
+    return Statement(
+        select(
+            _next_run(_DOES_ANYTHING_ELSE, kinds),
+            _next_run(_DELIVERS),
+            type_coerce(exists(select(_deliveries.c.event_id).where(_IS_NEW)), Boolean),
+        ),
+        Agenda,
+    )
+
+
 _FREE_LEASES = Write(
     update(_jobs)
     .where(_jobs.c.is_leased.is_(True), _jobs.c.is_dead.is_(False))
@@ -200,6 +230,21 @@ _REPLACE = Write(
     update(_jobs)
     .where(_jobs.c.id == bindparam("dead_id"), _jobs.c.fence == bindparam("dead_fence"), _jobs.c.is_dead.is_(True))
     .values(parameters_for(_jobs, field_names(Job)))
+)
+_IS_OF_KIND = or_(bindparam("kind", type_=Text).is_(None), _jobs.c.kind == bindparam("kind", type_=Text))
+_LIST_DEAD = Statement(
+    select(*columns_of(_jobs, Job))
+    .where(_jobs.c.is_dead.is_(True), _IS_OF_KIND)
+    .order_by(_jobs.c.run_at.desc(), _jobs.c.id)
+    .limit(bindparam("limit")),
+    Job,
+)
+_REVIVE = Statement(
+    update(_jobs)
+    .where(_jobs.c.id == bindparam("job_id"), _jobs.c.is_dead.is_(True))
+    .values(run_at=bindparam("now", type_=UtcTime), is_dead=False, failures=0)
+    .returning(*columns_of(_jobs, Job)),
+    Job,
 )
 _BY_SUBJECT = Statement(select(*columns_of(_jobs, Job)).where(_jobs.c.subject == bindparam("subject")).limit(100), Job)
 _COUNT = Statement(
@@ -258,15 +303,17 @@ async def renew(session: Session, job: Job, now: datetime) -> None:
     require_held(await session.run(*renewing(job, now)))
 
 
-async def claim(session: Session, now: datetime, limit: int, *, deliveries: int | None = None) -> Sequence[Job]:
+async def claim(
+    session: Session, now: datetime, limit: int, *, deliveries: int | None = None, kinds: Kinds | None = None
+) -> Sequence[Job]:
     """Claim up to `limit` jobs that are due or whose lease has ended, and up to `deliveries` (or `limit`) that deliver.
 
-    New deliveries get their endpoints' jobs before.
+    Of the former only those of these kinds, where kinds are given. New deliveries get their endpoints' jobs before.
     """
     lease: Parameters = {"now": now, "lease_ends_at": now + LEASE}
     claimed: list[Job] = []
     if limit > 0:
-        claimed += await session.all(_CLAIM, {**lease, "limit": limit})
+        claimed += await session.all(_claiming_of(kinds), {**lease, "limit": limit})
     deliveries = limit if deliveries is None else deliveries
     if deliveries > 0:
         await _queue_new(session, now)
@@ -286,9 +333,9 @@ async def deliver_soon(session: Session, endpoint_id: str, *, job_id: str, now: 
     await session.run(_DELIVER_SOON, {"endpoint_id": endpoint_id, "job_id": job_id, "arguments": {}, "now": now})
 
 
-async def agenda(reader: Reader) -> Agenda:
-    """Return what there is to be claimed, and when."""
-    return await reader.first(_AGENDA, {}) or Agenda(None, None, has_new=False)
+async def agenda(reader: Reader, kinds: Kinds | None = None) -> Agenda:
+    """Return what there is to be claimed, and when; of these kinds and of deliveries, where kinds are given."""
+    return await reader.first(_agenda_of(kinds), {}) or Agenda(None, None, has_new=False)
 
 
 async def next_due(reader: Reader) -> datetime | None:
@@ -311,6 +358,16 @@ async def run_soon(session: Session, dedupe_key: str, now: datetime) -> bool:
 async def dead(session: Session, dedupe_key: str) -> Job | None:
     """Return the dead job with this key, its row locked, or None."""
     return await session.first(_DEAD, {"key": dedupe_key})
+
+
+async def list_dead(reader: Reader, *, kind: str | None, limit: int) -> list[Job]:
+    """Return dead jobs, of one kind or of all, those that died last first."""
+    return await reader.all(_LIST_DEAD, {"kind": kind, "limit": limit})
+
+
+async def revive(session: Session, job_id: str, now: datetime) -> Job | None:
+    """Make a dead job due now, with all its tries before it, and return it; None when no dead job has this id."""
+    return await session.first(_REVIVE, {"job_id": job_id, "now": now})
 
 
 def replacing(dead_job: Job, job: Job) -> tuple[Write, Parameters]:

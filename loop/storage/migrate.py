@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,11 +17,14 @@ from sqlalchemy import URL, Connection, create_engine, event
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from loop.domain.errors import configuration, unavailable
+from loop.domain.errors import LoopError, configuration, unavailable
 from loop.storage.sqlite import BUSY_TIMEOUT_S, is_away
 
 _POSTGRES_LOCK = 7_461_150
 """An advisory lock, so that two processes that migrate together take turns."""
+
+_UNPREPARED = {"statement_cache_size": 0, "prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
+"""Statements without names: behind PgBouncer the next one on the same connection is somebody else's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +40,36 @@ class SchemaState:
         return self.current == self.wanted
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One migration, and in a sentence what it does."""
+
+    revision: str
+    about: str
+
+
 def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(files("loop.storage") / "migrations"))
     return config
+
+
+def pending(state: SchemaState) -> list[Step]:
+    """Return the migrations that lie between a schema and this version's, in their order; raises `schema_newer`."""
+    scripts = ScriptDirectory.from_config(_config())
+    try:
+        found = [*scripts.iterate_revisions("head", state.current or "base")]
+    except CommandError as error:
+        raise _newer(state) from error
+    return [Step(each.revision, (each.module.__doc__ or "").strip().splitlines()[0]) for each in reversed(found)]
+
+
+def _newer(state: SchemaState) -> LoopError:
+    return configuration(
+        "schema_newer",
+        f"The schema is {state.current}, which this version does not know: run the version of Loop that made it, or a "
+        "newer one.",
+    )
 
 
 def _upgrade(connection: Connection) -> SchemaState:
@@ -50,11 +80,7 @@ def _upgrade(connection: Connection) -> SchemaState:
     try:
         command.upgrade(config, "head")
     except CommandError as error:
-        raise configuration(
-            "schema_newer",
-            f"The schema is {_state(connection).current}, which this version does not know: run the version of Loop "
-            "that made it, or a newer one.",
-        ) from error
+        raise _newer(_state(connection)) from error
     return _state(connection)
 
 
@@ -83,7 +109,9 @@ async def _with_connection(database_url: str, work: Callable[[Connection], Schem
     try:
         if database_url.startswith("sqlite"):
             return _with_sqlite_connection(database_url, work)
-        engine = create_async_engine(database_url.replace("postgresql://", "postgresql+asyncpg://", 1))
+        # asyncpg reads the URL, here as everywhere: SQLAlchemy does not know sslmode and its like.
+        connect = partial(asyncpg.connect, database_url)
+        engine = create_async_engine("postgresql+asyncpg://", connect_args={**_UNPREPARED, "async_creator_fn": connect})
         try:
             async with engine.begin() as connection:
                 return await connection.run_sync(work)

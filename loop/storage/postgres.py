@@ -3,30 +3,55 @@
 import asyncio
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    nullcontext,
+    suppress,
+)
 from functools import lru_cache
 from types import TracebackType
 from typing import TypeAlias, TypeVar
 
 import asyncpg
 
-from loop.domain.errors import unavailable
-from loop.storage.database import ConstraintError
+from loop.domain.errors import LoopError, unavailable
+from loop.storage.database import ConstraintError, PoolUse
 from loop.storage.statements import Parameters, Statement, Write
-from loop.telemetry import open_transaction
+from loop.telemetry import get_logger, open_transaction
+
+log = get_logger(__name__)
 
 T = TypeVar("T")
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 CONNECT_TIMEOUT_S = 5.0
 ACQUIRE_TIMEOUT_S = 5.0
-COMMAND_TIMEOUT_S = 10.0
+LOCK_TIMEOUT_S = 5.0
+"""How long a statement waits for a row that another transaction holds."""
+STATEMENT_TIMEOUT_S = 10.0
+IDLE_TRANSACTION_S = 15.0
+"""After so long without a statement the server ends a transaction, whose process may be frozen, and frees its rows."""
+COMMAND_TIMEOUT_S = 12.0
+"""Longer than the server's own bounds, so that a connection is given up only when the server does not say a word."""
 CLOSE_TIMEOUT_S = 5.0
+WRITE_TRIES = 3
+"""How often writes that are a transaction of their own are run when others get in their way."""
 IDLE_S = 300.0
 """A connection that nobody used for so long is replaced: a firewall on the way may have forgotten it."""
 STATEMENT_CACHE = 512
 _PLACEHOLDER = re.compile(r"\$(\d+)")
+
+_UNDONE = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
+    asyncpg.InsufficientResourcesError,
+)
+"""The server has undone what was asked for, and says so: the connection is sound."""
 
 _AWAY = (
     asyncpg.PostgresConnectionError,
@@ -36,18 +61,31 @@ _AWAY = (
     asyncpg.TooManyConnectionsError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
-    asyncpg.SerializationError,
-    asyncpg.DeadlockDetectedError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.ReadOnlySQLTransactionError,  # this server is the main one no more
     OSError,
     TimeoutError,
 )
+
+_IN_THE_WAY = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+
+
+def _bounds() -> dict[str, str]:
+    """Return the server's settings that bound how long anything takes, in milliseconds."""
+    bounds_s = {
+        "lock_timeout": LOCK_TIMEOUT_S,
+        "statement_timeout": STATEMENT_TIMEOUT_S,
+        "idle_in_transaction_session_timeout": IDLE_TRANSACTION_S,
+    }
+    return {name: str(int(seconds * 1000)) for name, seconds in bounds_s.items()}
 
 
 class PostgresSession:
     """Statements on one connection, inside a transaction or as a single statement of their own."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, beginning: str = "BEGIN") -> None:
         self._connection = connection
+        self._beginning = beginning
 
     async def first(self, statement: Statement[T], parameters: Parameters) -> T | None:
         """See `Reader.first`."""
@@ -79,7 +117,7 @@ class PostgresSession:
 
     async def begin(self) -> None:
         """Begin a transaction."""
-        await self._connection.execute("BEGIN")
+        await self._connection.execute(self._beginning)
 
     async def commit(self) -> None:
         """End the transaction, durably; raises RuntimeError when a statement of it failed and nobody let that through.
@@ -118,9 +156,12 @@ class _Connections:
     around it, and lets who comes at the right moment overtake who waits (docs/adr/0003).
     """
 
-    def __init__(self, url: str, size: int) -> None:
+    def __init__(self, url: str, size: int, *, is_pooled: bool) -> None:
         self._url = url
         self._size = size
+        self.is_pooled = is_pooled
+        set_for_each = "".join(f"; SET LOCAL {name} = {value}" for name, value in _bounds().items())
+        self.beginning = f"BEGIN{set_for_each}" if is_pooled else "BEGIN"
         self._free = size
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._idle: list[tuple[float, Connection]] = []
@@ -171,8 +212,9 @@ class _Connections:
             self._url,
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=COMMAND_TIMEOUT_S,
-            statement_cache_size=STATEMENT_CACHE,
+            statement_cache_size=0 if self.is_pooled else STATEMENT_CACHE,
             max_cached_statement_lifetime=0,
+            server_settings={} if self.is_pooled else _bounds(),
         )
 
     def give_back(self, connection: Connection, *, is_usable: bool) -> None:
@@ -182,6 +224,11 @@ class _Connections:
         else:
             connection.terminate()
         self._end_turn()
+
+    def use(self) -> PoolUse:
+        """Return how many are in use just now."""
+        waiting = sum(not turn.done() for turn in self._waiting)
+        return PoolUse(self._size - self._free, self._free, waiting)
 
     async def close(self) -> None:
         """Wait until every connection is back, for a bounded time, and close them."""
@@ -194,9 +241,13 @@ class _Connections:
                 await connection.close(timeout=CLOSE_TIMEOUT_S)
 
 
+class _AllInUseError(TimeoutError):
+    """No connection became free in time: it is not the database that is slow to answer."""
+
+
 def _time_out(turn: "asyncio.Future[None]") -> None:
     if not turn.done():
-        turn.set_exception(TimeoutError())
+        turn.set_exception(_AllInUseError())
 
 
 class _Use:
@@ -210,9 +261,9 @@ class _Use:
     async def __aenter__(self) -> PostgresSession:
         try:
             self._connection = await self._connections.take()
-        except _AWAY as error:
-            raise _lost() from error
-        return PostgresSession(self._connection)
+        except (*_AWAY, asyncpg.PostgresError) as error:  # whatever keeps it from connecting, a new password too
+            raise _lost(error) from error
+        return PostgresSession(self._connection, self._connections.beginning)
 
     async def __aexit__(
         self, _type: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
@@ -221,11 +272,22 @@ class _Use:
         is_usable = error is None or (isinstance(error, Exception) and not isinstance(error, _AWAY))
         self._connections.give_back(self._connection, is_usable=is_usable)
         if isinstance(error, _AWAY):
-            raise _lost() from error
+            raise _lost(error) from error
+        if isinstance(error, _UNDONE):
+            raise _undone(error) from error
 
 
-def _lost() -> Exception:
+def _lost(error: Exception) -> LoopError:
+    if isinstance(error, _AllInUseError):
+        log.warning("database.connections_in_use", hint="raise database_pool_size, or run more processes")
+        return unavailable("database_unavailable", "All connections to the database are in use; try again.")
+    log.warning("database.away", error=type(error).__name__)
     return unavailable("database_unavailable", "The database did not answer; try again.")
+
+
+def _undone(error: Exception) -> LoopError:
+    log.warning("database.undone", error=type(error).__name__)
+    return unavailable("database_unavailable", "The database was too busy for this and has undone it; try again.")
 
 
 class PostgresDatabase:
@@ -234,40 +296,66 @@ class PostgresDatabase:
     def __init__(self, connections: _Connections) -> None:
         self._connections = connections
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[PostgresSession]:
+    def transaction(self) -> AbstractAsyncContextManager[PostgresSession]:
         """See `Database.transaction`."""
+        return self._begun(open_transaction)
+
+    @asynccontextmanager
+    async def _begun(self, marking: Callable[[], AbstractContextManager[None]]) -> AsyncIterator[PostgresSession]:
         async with _Use(self._connections) as session:
             await session.begin()
             try:
-                with open_transaction():
+                with marking():
                     yield session
             except Exception:
                 await session.roll_back()
                 raise
             await session.commit()
 
+    def _alone(self) -> AbstractAsyncContextManager[PostgresSession]:
+        """Return a session whose every statement is a transaction of its own, unless all of them have to be one."""
+        return self._begun(nullcontext) if self._connections.is_pooled else _Use(self._connections)
+
     def reading(self) -> AbstractAsyncContextManager[PostgresSession]:
         """See `Database.reading`."""
-        return _Use(self._connections)
+        return self._alone()
 
     async def write_at_once(self, writes: Sequence[tuple[Write, Parameters]]) -> list[int]:
-        """See `Database.write_at_once`: one statement is a transaction of its own."""
-        async with _Use(self._connections) as session:
+        """See `Database.write_at_once`: one statement is a transaction of its own, and so may be run once more."""
+        for _ in range(WRITE_TRIES - 1):
+            try:
+                return await self._write_once(writes)
+            except LoopError as error:
+                if not isinstance(error.__cause__, _IN_THE_WAY):
+                    raise
+        return await self._write_once(writes)
+
+    async def _write_once(self, writes: Sequence[tuple[Write, Parameters]]) -> list[int]:
+        async with self._alone() as session:
             return await session.run_together(writes)
+
+    def pool_use(self) -> PoolUse:
+        """See `Database.pool_use`."""
+        return self._connections.use()
 
     async def close(self) -> None:
         """See `Database.close`."""
         await self._connections.close()
 
 
-async def open_postgres(url: str, pool_size: int) -> PostgresDatabase:
-    """Connect; raises `unavailable` when the server is away."""
-    connections = _Connections(url, pool_size)
+async def open_postgres(url: str, pool_size: int, *, is_pooled: bool = False) -> PostgresDatabase:
+    """Connect; raises `unavailable` when the server is away.
+
+    `is_pooled` says that a pooler gives each transaction any of its connections, as PgBouncer does: then nothing stays
+    prepared or set from one transaction to the next, and everything is done in one.
+    """
+    connections = _Connections(url, pool_size, is_pooled=is_pooled)
     try:
         connections.give_back(await connections.take(), is_usable=True)
-    except _AWAY as error:
+    except (*_AWAY, asyncpg.PostgresError) as error:
         raise unavailable(
-            "database_unavailable", "Postgres did not answer; check DATABASE_URL and the server."
+            "database_unavailable",
+            f"Postgres did not let Loop in ({type(error).__name__}); check DATABASE_URL, the server, and, if PgBouncer "
+            "lies before it, that is_database_pooled is set.",
         ) from error
     return PostgresDatabase(connections)

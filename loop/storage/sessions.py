@@ -33,6 +33,14 @@ class SignInSession:
 
 
 @dataclass(frozen=True, slots=True)
+class Holder:
+    """Whose session a refresh token keeps open, and which one."""
+
+    merchant_id: str
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class RefreshToken:
     """One row of refresh_tokens; `family_id` is the session's id, `used_at` None until it got its successor."""
 
@@ -88,7 +96,7 @@ _TOKEN = Statement(
     RefreshToken,
 )
 _HOLDER = Statement(
-    select(_tokens.c.merchant_id)
+    select(_tokens.c.merchant_id, _tokens.c.family_id)
     .join(_sessions, _sessions.c.id == _tokens.c.family_id)
     .where(
         _tokens.c.token_hash == bindparam("token_hash"),
@@ -96,7 +104,7 @@ _HOLDER = Statement(
         _tokens.c.expires_at > bindparam("now", type_=UtcTime),
         _sessions.c.expires_at > bindparam("at", type_=UtcTime),
     ),
-    str,
+    Holder,
 )
 _USE_TOKEN = Write(
     update(_tokens)
@@ -107,10 +115,14 @@ _OUTLIVED_TOKENS = (
     select(_tokens.c.token_hash)
     .where(_tokens.c.expires_at < bindparam("before", type_=UtcTime))
     .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True)  # several processes purge at the same time
 )
 _PURGE_TOKENS = Write(delete(_tokens).where(_tokens.c.token_hash.in_(_OUTLIVED_TOKENS)))
 _OUTLIVED = (
-    select(_sessions.c.id).where(_sessions.c.expires_at < bindparam("before", type_=UtcTime)).limit(bindparam("limit"))
+    select(_sessions.c.id)
+    .where(_sessions.c.expires_at < bindparam("before", type_=UtcTime))
+    .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True)
 )
 _PURGE = Write(delete(_sessions).where(_sessions.c.id.in_(_OUTLIVED)))
 
@@ -167,8 +179,8 @@ async def lock_token(session: Session, token_hash: str) -> RefreshToken | None:
     return await session.first(_TOKEN, {"token_hash": token_hash})
 
 
-async def holder(reader: Reader, token_hash: str, now: datetime) -> str | None:
-    """Return the id of the merchant whose session a refresh token keeps open, None for one that is used or over."""
+async def holder(reader: Reader, token_hash: str, now: datetime) -> Holder | None:
+    """Return whose session a refresh token keeps open, None for one that is used or over."""
     return await reader.first(_HOLDER, {"token_hash": token_hash, "now": now, "at": now})
 
 

@@ -365,6 +365,9 @@ class SqliteDatabase:
                 raise
         return await self._readers.get()
 
+    def pool_use(self) -> None:
+        """See `Database.pool_use`: there is one writer."""
+
     async def close(self) -> None:
         """See `Database.close`."""
         for running in (self._writing, self._committing):

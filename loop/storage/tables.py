@@ -26,7 +26,7 @@ from loop.domain.orders import OrderStatus
 from loop.domain.reconciliation import FindingKind
 from loop.domain.refunds import RefundStatus
 from loop.domain.transactions import TransactionStatus, TransactionType
-from loop.storage import audit_tables, fields, webhook_tables  # noqa: F401 - their tables are among the metadata
+from loop.storage import audit_tables, fields, stats_tables, webhook_tables  # noqa: F401 - their tables are among the metadata
 from loop.storage.columns import Document, Sealed, UtcTime, Word
 
 _big, _time, _flag, _sealed, _text = fields.big, fields.time, fields.flag, fields.sealed, fields.text
@@ -458,6 +458,7 @@ class Jobs(SQLModel, table=True):
     __tablename__ = "jobs"
     __table_args__ = (
         Index("uq_jobs_dedupe_key", "dedupe_key", unique=True),
+        Index("ix_jobs_dead", "kind", sqlite_where=text("is_dead IS 1"), postgresql_where=text("is_dead IS true")),
         *(
             Index(
                 name,
@@ -481,6 +482,7 @@ class Jobs(SQLModel, table=True):
     is_dead: bool
     last_error: str | None = _text()
     correlation_id: str | None = Field(default=None, sa_column=Column(String(128), nullable=True))
+    trace_context: str | None = Field(default=None, max_length=55)
     created_at: datetime = _time()
 
 

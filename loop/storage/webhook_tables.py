@@ -79,6 +79,7 @@ class WebhookDeliveries(SQLModel, table=True):
     last_error: str | None = fields.text()
     next_attempt_at: datetime | None = fields.time(is_nullable=True)
     correlation_id: str | None = Field(default=None, max_length=128)
+    trace_context: str | None = Field(default=None, max_length=55)
 
 
 class DeliveryAttempts(SQLModel, table=True):

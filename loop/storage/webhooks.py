@@ -5,7 +5,22 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Text, and_, bindparam, insert, literal, null, or_, select, type_coerce, update
+from sqlalchemy import (
+    ColumnElement,
+    Text,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal,
+    null,
+    or_,
+    select,
+    text,
+    type_coerce,
+    update,
+)
 
 from loop.domain.deliveries import DeliveryStatus
 from loop.domain.endpoint_health import EndpointHealth
@@ -13,8 +28,8 @@ from loop.domain.events import Event
 from loop.storage.columns import UtcTime
 from loop.storage.database import Reader, Session
 from loop.storage.statements import Parameters, Statement, Write, columns_of, field_names, parameters_for, values_of
-from loop.storage.tables import table
-from loop.storage.webhook_tables import WebhookDeliveries, WebhookEndpoints, WebhookEvents
+from loop.storage.tables import Orders, table
+from loop.storage.webhook_tables import DeliveryAttempts, WebhookDeliveries, WebhookEndpoints, WebhookEvents
 
 ENDPOINTS_MAX = 1_000
 """How many of a merchant's endpoints are read: more than it may have."""
@@ -28,6 +43,8 @@ ALL_EVENTS = "*"
 _endpoints = table(WebhookEndpoints)
 _events = table(WebhookEvents)
 _deliveries = table(WebhookDeliveries)
+_attempts = table(DeliveryAttempts)
+_orders = table(Orders)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +133,7 @@ _REMOVE = Write(
 _INSERT_EVENT = Write(insert(_events).values(parameters_for(_events, field_names(Event))))
 _INSERT_DELIVERIES = Write(
     insert(_deliveries).from_select(
-        ["event_id", "endpoint_id", "merchant_id", "status", "attempts", "correlation_id"],
+        ["event_id", "endpoint_id", "merchant_id", "status", "attempts", "correlation_id", "trace_context"],
         select(
             bindparam("event_id", type_=_events.c.id.type),
             _endpoints.c.id,
@@ -124,6 +141,7 @@ _INSERT_DELIVERIES = Write(
             literal(DeliveryStatus.PENDING.value, _events.c.id.type),
             literal(0),
             bindparam("correlation_id", type_=_deliveries.c.correlation_id.type),
+            bindparam("trace_context", type_=_deliveries.c.trace_context.type),
         ).where(
             _endpoints.c.merchant_id == bindparam("merchant_id"),
             _endpoints.c.url.is_not(None),
@@ -160,6 +178,42 @@ _OF_ORDER = Statement(
     .order_by(_events.c.created_at, _events.c.id)
     .limit(EVENTS_MAX),
     Event,
+)
+# Scalar subqueries, which are looked up by key for each row: Postgres would make a join of EXISTS, over all rows.
+_PENDING = (
+    select(func.count())
+    .where(_deliveries.c.event_id == _events.c.id, text("webhook_deliveries.status = 'pending'"))
+    .scalar_subquery()
+)
+_UNSETTLED = (
+    select(func.count())
+    .where(
+        _orders.c.id == _events.c.order_id,
+        text("(orders.needs_review OR orders.status IN ('processing', 'requires_action', 'authorized'))"),
+    )
+    .scalar_subquery()
+)
+_IS_DONE = and_(_PENDING == 0, _UNSETTLED == 0)
+"""Everybody has been told or given up on, and the order's money is where it stays."""
+_OLD_EVENTS = Statement(
+    select(_events.c.id)
+    .where(_events.c.id < bindparam("before_id"), _IS_DONE)
+    .order_by(_events.c.id)
+    .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True),
+    str,
+)
+
+
+def _between(event_id: ColumnElement[str]) -> ColumnElement[bool]:
+    return event_id.between(bindparam("first_id"), bindparam("last_id"))
+
+
+_THEIRS = select(_events.c.id).where(_between(_events.c.id), _IS_DONE)
+_PURGE_EVENTS = (
+    Write(delete(_attempts).where(_between(_attempts.c.event_id), _attempts.c.event_id.in_(_THEIRS))),
+    Write(delete(_deliveries).where(_between(_deliveries.c.event_id), _deliveries.c.event_id.in_(_THEIRS))),
+    Write(delete(_events).where(_between(_events.c.id), _IS_DONE)),
 )
 
 
@@ -226,7 +280,9 @@ async def first_endpoint(reader: Reader, merchant_id: str) -> Endpoint | None:
     return await reader.first(_ENDPOINTS, {"merchant_id": merchant_id, "limit": 1})
 
 
-def event_insertions(event: Event, correlation_id: str | None) -> list[tuple[Write, Parameters]]:
+def event_insertions(
+    event: Event, correlation_id: str | None, *, trace_context: str | None = None
+) -> list[tuple[Write, Parameters]]:
     """Return the writes that record an event, and a new delivery to each endpoint that is to hear of it."""
     return [
         (_INSERT_EVENT, values_of(event)),
@@ -236,6 +292,7 @@ def event_insertions(event: Event, correlation_id: str | None) -> list[tuple[Wri
                 "event_id": event.id,
                 "merchant_id": event.merchant_id,
                 "correlation_id": correlation_id,
+                "trace_context": trace_context,
                 "word_of_event_type": f'"{event.event_type}"',
             },
         ),
@@ -268,3 +325,12 @@ async def events_after(
 async def events_of_order(reader: Reader, merchant_id: str, order_id: str) -> list[Event]:
     """Return an order's events, oldest first."""
     return await reader.all(_OF_ORDER, {"merchant_id": merchant_id, "order_id": order_id})
+
+
+async def purge_events(session: Session, before_id: str, limit: int) -> int:
+    """Delete up to `limit` events before an id that are done with, and their deliveries; return how many events."""
+    old = await session.all(_OLD_EVENTS, {"before_id": before_id, "limit": limit})
+    if old:
+        for write in _PURGE_EVENTS:
+            await session.run(write, {"first_id": old[0], "last_id": old[-1]})
+    return len(old)

@@ -1,17 +1,23 @@
 """Execute: run one claimed job under its lease, then see it ended, rescheduled or dead; nothing else runs jobs."""
 
 import asyncio
+import time
+from collections.abc import Sequence
 from datetime import timedelta
 
+from loop import metrics
+from loop.metrics import of
 from loop.storage import jobs
 from loop.storage.jobs import LEASE, Job, LeaseLostError
 from loop.telemetry import bind, get_logger
+from loop.traces import Attributes, SpanKind, note, resumed
 from loop.workflows.context import Context
 from loop.workflows.jobs import JOBS, backoff_s
 
 log = get_logger(__name__)
 
 RENEW_EVERY_S = LEASE.total_seconds() / 3
+HANDED_BACK_WITHIN_S = 2.0
 
 
 async def execute(context: Context, job: Job) -> object:
@@ -20,23 +26,42 @@ async def execute(context: Context, job: Job) -> object:
     Handlers end or reschedule their job in their own last transaction, where the fence is checked. A failure is
     rescheduled here with backoff. Cancellation (shutdown) leaves the job to whoever claims it after its lease.
     """
-    with bind(correlation_id=job.correlation_id, job=job.kind, subject=job.subject):
-        kind = JOBS.get(job.kind)
-        if kind is None:
-            await _give_back(context, job, f"no handler for {job.kind}", is_dead=True)
-            return None
+    kind = JOBS[job.kind]  # a kind that this version does not know is claimed by none of its processes
+    began, ending = time.perf_counter(), "cut_short"
+    with (
+        bind(correlation_id=job.correlation_id, job=job.kind, subject=job.subject),
+        resumed(job.trace_context, f"job {job.kind}", kind=SpanKind.CONSUMER, attributes=_ids_of(job)),
+    ):
         renewing = asyncio.create_task(_renew(context, job))
         try:
             async with asyncio.timeout(kind.deadline_s):
-                return await kind.handler(context, job)
+                result = await kind.handler(context, job)
+            ending = "ended"
         except LeaseLostError:
+            ending = "lease_lost"
             log.warning("job.lease_lost", job_id=job.id, fence=job.fence)
         except Exception as error:
             log.exception("job.failed", job_id=job.id, failures=job.failures + 1)
-            await _give_back(context, job, repr(error), is_dead=job.failures + 1 >= kind.max_failures)
+            is_dead = job.failures + 1 >= kind.max_failures
+            ending = "dead" if is_dead else "failed"
+            await _give_back(context, job, repr(error), is_dead=is_dead)
+        else:
+            return result
         finally:
             renewing.cancel()
+            note({"loop.ending": ending})
+            of(metrics.JOBS, job.kind, ending).observe(time.perf_counter() - began)
         return None
+
+
+def _ids_of(job: Job) -> Attributes:
+    attempt_id = {"loop.attempt_id": str(job.arguments["attemptId"])} if "attemptId" in job.arguments else {}
+    return {
+        "loop.job_id": job.id,
+        "loop.subject_id": job.subject,
+        "loop.correlation_id": job.correlation_id or "",
+        **attempt_id,
+    }
 
 
 async def _renew(context: Context, job: Job) -> None:
@@ -47,6 +72,22 @@ async def _renew(context: Context, job: Job) -> None:
                 await jobs.renew(session, job, context.now())
         except Exception:  # noqa: BLE001 - the fence decides at the job's own write; a missed renewal is only logged
             log.warning("job.not_renewed", job_id=job.id)
+
+
+async def hand_back(context: Context, cut_short: Sequence[Job]) -> None:
+    """Give up the leases of jobs whose runs were cancelled, where that is safe (`JobKind.is_handed_back`)."""
+    back = [
+        jobs.rescheduling(job, context.now(), failures=job.failures, last_error=job.last_error)
+        for job in cut_short
+        if JOBS[job.kind].is_handed_back
+    ]
+    if not back:
+        return
+    try:
+        async with asyncio.timeout(HANDED_BACK_WITHIN_S):
+            await context.database.write_at_once(back)  # no row: it has ended, or another has it by now
+    except Exception:
+        log.exception("jobs.not_handed_back", count=len(back))
 
 
 async def _give_back(context: Context, job: Job, error: str, *, is_dead: bool) -> None:

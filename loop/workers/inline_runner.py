@@ -10,15 +10,18 @@ from loop.storage import jobs
 from loop.storage.jobs import Job
 from loop.storage.tables import DELIVER
 from loop.telemetry import get_logger
-from loop.workers.execute import execute
+from loop.workers.execute import execute, hand_back
 from loop.workflows.context import Context
+from loop.workflows.jobs import JOBS
 
 log = get_logger(__name__)
 
 NAP_S = 1.0
 """The longest the runner sleeps without looking: what another process commits is seen by then."""
+JITTER = 0.2
+"""Which part of that is left to chance, so that processes do not look all at once."""
 SHUTDOWN_S = 20.0
-"""How long a stop waits for running jobs; what is still running then is taken over when its lease ends."""
+"""How long a stop waits for running jobs; what is still running then is cancelled, and another process's."""
 
 PAUSE_S = 0.01
 """How long it sleeps when another process is just taking notice of the deliveries that are new."""
@@ -33,7 +36,7 @@ class InlineRunner:
     def __init__(self, concurrency: int) -> None:
         self._concurrency = concurrency
         self._woken = asyncio.Event()
-        self._running: set[asyncio.Task[object]] = set()
+        self._running: dict[asyncio.Task[object], tuple[Context, Job]] = {}
         self._claimed = 0
         self._delivering = 0
         self._is_stopping = False
@@ -44,20 +47,29 @@ class InlineRunner:
         if context.actor is not SYSTEM:  # who asked for the job does not do all that comes of it
             context = replace(context, actor=SYSTEM)
         task = asyncio.create_task(execute(context, job), name=f"job {job.kind}")
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._running[task] = (context, job)
+        task.add_done_callback(self._running.pop)
         return task
 
     def wake(self) -> None:
         """See `JobRunner.wake`."""
         self._woken.set()
 
+    async def send(self) -> None:
+        """Tell other processes of wake-ups, until cancelled; this runner knows no way to, and ends at once."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it would claim something if it were due."""
+        has_any = self._claimed < self._concurrency or self._delivering < ENDPOINTS_AT_ONCE
+        return has_any and not self._is_stopping
+
     async def run(self, context: Context) -> None:
         """Claim and run jobs until `stop`."""
         while not self._is_stopping:
             self._woken.clear()
             async with self._claiming:
-                nap_s = await self._claim_or_nap(context)
+                nap_s = min(await self._claim_or_nap(context), NAP_S * (1 - JITTER * context.random_unit()))
             # Not asyncio.wait_for: up to Python 3.11 it loses a cancellation that comes together with the wake-up.
             with suppress(TimeoutError):
                 async with asyncio.timeout(nap_s):
@@ -73,10 +85,11 @@ class InlineRunner:
     async def _claim(self, context: Context) -> float:
         """Start what is due and there is room for; return for how many seconds nothing more can be."""
         room, room_to_deliver = self._concurrency - self._claimed, ENDPOINTS_AT_ONCE - self._delivering
-        if (room <= 0 and room_to_deliver <= 0) or self._is_stopping:
+        if not self.has_room:
             return NAP_S
+        kinds = frozenset(JOBS)
         async with context.database.reading() as reader:
-            agenda = await jobs.agenda(reader)
+            agenda = await jobs.agenda(reader, kinds)
         now = context.now()
         wait_s = _seconds_until(agenda.jobs_at, now, room)
         wait_to_deliver_s = 0.0 if agenda.has_new else _seconds_until(agenda.deliveries_at, now, room_to_deliver)
@@ -89,6 +102,7 @@ class InlineRunner:
                 context.now(),
                 0 if wait_s > 0 else room,
                 deliveries=0 if wait_to_deliver_s > 0 else room_to_deliver,
+                kinds=kinds,
             )
         for job in claimed:
             is_delivery = job.kind == DELIVER
@@ -105,20 +119,29 @@ class InlineRunner:
         self._delivering -= 1
         self._woken.set()
 
-    async def stop(self) -> None:
-        """Stop claiming and let running jobs end, for a bounded time."""
+    def stop_claiming(self) -> None:
+        """Leave what becomes due from now on to other processes; what is started here still runs."""
         self._is_stopping = True
         self._woken.set()
+
+    async def stop(self) -> None:
+        """Stop claiming and let running jobs end, for a bounded time; then cancel them, and hand back what may be."""
+        self.stop_claiming()
         async with self._claiming:  # what is being claimed just now is waited for as well
             pass
         clock = asyncio.get_running_loop().time
         until = clock() + SHUTDOWN_S
         while self._running and clock() < until:  # a job that ends may have started the one that follows from it
             await asyncio.wait(self._running, timeout=until - clock())
-        late = tuple(self._running)
+        late = dict(self._running)
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
+        if late:
+            held = [job for _, job in late.values()]
+            log.warning("jobs.cut_short", count=len(held), kinds=sorted({job.kind for job in held}))
+            context, _ = next(iter(late.values()))
+            await hand_back(context, held)
 
 
 def _seconds_until(due_at: datetime | None, now: datetime, room: int) -> float:

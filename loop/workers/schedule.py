@@ -7,12 +7,10 @@ from loop.telemetry import get_logger
 from loop.workflows import (
     captures,
     checkout,
-    deliveries,
-    idempotency,
     payments,
     processor_configs,
     reconciliation,
-    sessions,
+    retention,
 )
 from loop.workflows.context import Context
 
@@ -22,13 +20,15 @@ SCHEDULE: tuple[tuple[str, float, Callable[[Context], Awaitable[int]]], ...] = (
     ("expire", 15.0, captures.expire_due),
     ("expire_checkout", 15.0, checkout.expire_due),
     ("rescue", 60.0, payments.rescue_stale),
-    ("purge_keys", 60.0, idempotency.purge),
-    ("purge_sessions", 60.0, sessions.purge),
-    ("purge_attempts", 60.0, deliveries.purge_attempts),
+    ("purge_keys", 60.0, retention.purge_keys),
+    ("purge_sessions", 60.0, retention.purge_sessions),
+    ("purge_attempts", 60.0, retention.purge_delivery_attempts),
+    ("purge_events", 60.0, retention.purge_events),
+    ("purge_processor_events", 60.0, retention.purge_processor_events),
     ("reconcile", 60.0, reconciliation.schedule_due),
     ("purge_processors", 3600.0, processor_configs.purge_removed),
 )
-"""(name, seconds between runs, what runs); each run is one bounded batch."""
+"""(name, seconds between runs, what runs); each run is bounded."""
 
 
 async def run_schedule(context: Context) -> None:

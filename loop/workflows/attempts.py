@@ -1,9 +1,25 @@
 """Payment attempts: make one as routing decided, and prepare, key and ask what a call about it needs."""
 
+import time
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Final, Self
 
-from loop.domain.attempts import Attempt, AttemptStatus, Outcome, Unknown
+from loop import metrics
+from loop.domain.attempts import (
+    ActionRequired,
+    Approved,
+    Attempt,
+    AttemptStatus,
+    Cancelled,
+    Declined,
+    NotSent,
+    Outcome,
+    Pending,
+    Unknown,
+    Voided,
+)
 from loop.domain.errors import invalid, not_found
 from loop.domain.events import EventType
 from loop.domain.idempotency import processor_key
@@ -12,6 +28,7 @@ from loop.domain.money import Money
 from loop.domain.orders import Order
 from loop.domain.routing import Candidate, RoutingDecision
 from loop.domain.routing_rules import PaymentTraits, tied_to
+from loop.metrics import of
 from loop.processors.base import Account, AuthorizeRequest, IdempotencyKey, PaymentReference, Processor
 from loop.storage import attempts, jobs, orders, processor_configs
 from loop.storage.database import Reader
@@ -19,6 +36,7 @@ from loop.storage.jobs import Job
 from loop.storage.orders import OrderInHand
 from loop.storage.statements import Parameters, Write
 from loop.telemetry import get_logger
+from loop.traces import Attributes, SpanKind, note, span
 from loop.workflows import webhooks
 from loop.workflows.context import Context
 from loop.workflows.processor_configs import account_of
@@ -237,15 +255,63 @@ async def prepare(context: Context, attempt_id: str) -> Call | None:
     return Call(attempt, context.processors.get(attempt.processor), account_of(context, config), payment)
 
 
+_WORDS: Final[Mapping[type[object], str]] = {
+    Approved: "approved",
+    ActionRequired: "action_required",
+    Pending: "pending",
+    Declined: "declined",
+    Cancelled: "cancelled",
+    Voided: "voided",
+    NotSent: "not_sent",
+    Unknown: "unknown",
+}
+"""What metrics and spans call an outcome."""
+
+
+def _ids_of(attempt: Attempt) -> Attributes:
+    return {"loop.order_id": attempt.order_id, "loop.attempt_id": attempt.id, "loop.merchant_id": attempt.merchant_id}
+
+
+class Question:
+    """One call to a processor, as metrics and traces see it; a call without an answer counts as `unknown`."""
+
+    __slots__ = ("_began", "_operation", "_outcome", "_processor", "_span")
+
+    def __init__(self, call: Call, operation: str) -> None:
+        attempt = call.attempt
+        self._processor, self._operation, self._outcome = attempt.processor, operation, "unknown"
+        self._span = span(f"{attempt.processor} {operation}", SpanKind.CLIENT, attributes=_ids_of(attempt))
+        self._began = time.perf_counter()
+
+    def answered(self, outcome: str) -> None:
+        """Note the answer."""
+        self._outcome = outcome
+        note({"loop.outcome": outcome})
+
+    def __enter__(self) -> Self:
+        self._span.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._span.__exit__(kind, error, traceback)
+        took_s = time.perf_counter() - self._began
+        of(metrics.CALLS, self._processor, self._operation, self._outcome).observe(took_s)
+
+
 def operation_key(attempt: Attempt, operation: str) -> IdempotencyKey:
     """Return the key of one operation on an attempt."""
     return IdempotencyKey(processor_key(attempt.processor_config_id, attempt.id, operation=operation))
 
 
-async def asked(call: Coroutine[object, object, Outcome]) -> Outcome:
+async def asked(call: Call, operation: str, *, question: Coroutine[object, object, Outcome]) -> Outcome:
     """Return a processor's answer; whatever it raises may have happened after the money moved, so it is unknown."""
-    try:
-        return await call
-    except Exception as error:
-        log.exception("processor.raised")
-        return Unknown(f"the processor's adapter raised {type(error).__name__}")
+    with Question(call, operation) as asking:
+        try:
+            outcome = await question
+        except Exception as error:
+            log.exception("processor.raised")
+            outcome = Unknown(f"the processor's adapter raised {type(error).__name__}")
+        asking.answered(_WORDS.get(type(outcome), "unknown"))
+        return outcome

@@ -129,6 +129,8 @@ class ChainReport:
     fault: str
     """What is wrong, in words, with the entry named by `broken_id`; empty when the chain is whole."""
     broken_id: str | None = None
+    is_complete: bool = True
+    """Whether the chain was followed to its end, or to its fault."""
 
 
 async def verify(context: Context, merchant_id: str | None = None) -> list[ChainReport]:
@@ -138,7 +140,13 @@ async def verify(context: Context, merchant_id: str | None = None) -> list[Chain
         return [await _verify_chain(reader, chain) for chain in chains]
 
 
-async def _verify_chain(reader: Reader, chain: str) -> ChainReport:
+async def verify_start(context: Context, merchant_id: str, *, entries_max: int) -> ChainReport:
+    """Follow a merchant's chain from its start on, some `entries_max` entries far at most."""
+    async with context.database.reading() as reader:
+        return await _verify_chain(reader, chain_of(merchant_id), entries_max)
+
+
+async def _verify_chain(reader: Reader, chain: str, entries_max: int | None = None) -> ChainReport:
     promised = await audit.head(reader, chain)
     reached, last = Head(), None
     while page := await audit.following(reader, chain, after=last, limit=PAGE):  # ends: each begins after the last
@@ -149,6 +157,8 @@ async def _verify_chain(reader: Reader, chain: str) -> ChainReport:
             if fault:
                 return ChainReport(chain, reached.seq, reached.hash, fault, entry.id)
             reached, last = Head(entry.seq, entry.hash), entry
+        if entries_max is not None and entries_max <= reached.seq < promised.seq:
+            return ChainReport(chain, reached.seq, reached.hash, "", is_complete=False)
     fault = ""
     if reached.seq < promised.seq:
         fault = f"entry {reached.seq + 1} and what follows is missing"

@@ -94,7 +94,7 @@ async def _settled_before(call: Call, job: Job) -> Outcome | None:
     """Return how a payment stands that a dead job's other request has changed; None where nothing says so."""
     if not job.arguments.get("asksFirst"):
         return None
-    outcome = await asked(call.processor.fetch(call.account, call.payment))
+    outcome = await asked(call, "fetch", question=call.processor.fetch(call.account, call.payment))
     return None if status_of(outcome) is call.attempt.status else outcome
 
 
@@ -118,7 +118,8 @@ async def run_capture(context: Context, job: Job) -> LoopError | None:
     key = operation_key(call.attempt, f"capture:{job.id}")
     outcome = await _settled_before(call, job)
     if outcome is None:
-        outcome = await asked(call.processor.capture(call.account, call.payment, amount=amount, key=key))
+        question = call.processor.capture(call.account, call.payment, amount=amount, key=key)
+        outcome = await asked(call, "capture", question=question)
     context.reached("capture.called")
     return await _settle(context, call.attempt, outcome, job, code="capture_failed")
 
@@ -219,7 +220,7 @@ async def run_void(context: Context, job: Job) -> LoopError | None:
     key = operation_key(call.attempt, f"void:{job.id}")
     outcome = await _settled_before(call, job)
     if outcome is None:
-        outcome = await asked(call.processor.void(call.account, call.payment, key=key))
+        outcome = await asked(call, "void", question=call.processor.void(call.account, call.payment, key=key))
     context.reached("void.called")
     payload = {"reason": job.arguments.get("reason")}
     return await _settle(context, call.attempt, outcome, job, code="cancel_failed", payload=payload)

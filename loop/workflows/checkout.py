@@ -14,7 +14,7 @@ from loop.domain.ids import PREFIX_CHECKOUT_SESSION
 from loop.domain.money import Money
 from loop.domain.orders import Order, OrderStatus
 from loop.storage import checkout, orders
-from loop.storage.checkout import CheckoutSession
+from loop.storage.checkout import PAID, CheckoutSession
 from loop.storage.orders import OrderInHand
 from loop.storage.statements import Parameters, Write
 from loop.telemetry import get_logger
@@ -30,8 +30,6 @@ EXPIRE_BATCH = 100
 
 PLACEHOLDER = "{SESSION_ID}"
 """Stands in successUrl and cancelUrl where the session's id goes."""
-
-PAID = frozenset({OrderStatus.AUTHORIZED, OrderStatus.CAPTURED, OrderStatus.PARTIALLY_REFUNDED, OrderStatus.REFUNDED})
 
 
 class SessionStatus(StrEnum):

@@ -16,6 +16,7 @@ from loop.storage.database import Database
 from loop.storage.jobs import Job
 from loop.storage.keyring import Keyring
 from loop.workflows.breakers import Breakers
+from loop.workflows.vitals import Vitals
 
 
 class JobRunner(Protocol):
@@ -47,6 +48,8 @@ class Context:
     """Told each named point of a foreign call; a crash test kills the process there."""
     breakers: Breakers = field(default_factory=Breakers)
     """What this process has seen of the processor accounts."""
+    vitals: Vitals = field(default_factory=Vitals)
+    """The figures that this process reads of itself."""
     actor: Actor = SYSTEM
     """Who acts, for the audit log; whoever knows better hands on a context that says so."""
     is_test: bool | None = None

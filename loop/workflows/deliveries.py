@@ -10,6 +10,7 @@ from typing import Final
 
 import aiohttp
 
+from loop import metrics
 from loop.domain.deliveries import (
     GONE_STATUS,
     Delivery,
@@ -25,6 +26,7 @@ from loop.domain.endpoint_health import GONE, HOPELESS, IN_FLIGHT_MAX, EndpointH
 from loop.domain.errors import LoopError, invalid, not_found
 from loop.domain.events import EventType
 from loop.domain.ids import PREFIX_EVENT, first_id
+from loop.metrics import of
 from loop.processors.http import AddressRefusedError, Answer, post_signed
 from loop.storage import deliveries, jobs, webhooks
 from loop.storage.database import Session
@@ -32,6 +34,7 @@ from loop.storage.deliveries import EventWithDelivery
 from loop.storage.jobs import Job
 from loop.storage.webhooks import Endpoint
 from loop.telemetry import bind, correlation_id, get_logger, redact_text
+from loop.traces import Attributes, SpanKind, carried, resumed
 from loop.workflows.context import Context
 from loop.workflows.webhooks import recording_without_order, signing_secrets, trial_event
 
@@ -50,10 +53,6 @@ REPLAY_BATCH: Final = 500
 REPLAY_MAX: Final = 10_000
 """Failed deliveries that one request sends again; the next request takes the next ones."""
 
-ATTEMPTS_KEPT: Final = timedelta(days=30)
-PURGE_BATCH: Final = 500
-PURGE_BATCHES_MAX: Final = 100
-
 
 @dataclass(frozen=True, slots=True)
 class _Try:
@@ -62,6 +61,7 @@ class _Try:
     delivery: Delivery
     attempt: DeliveryAttempt
     reply: Reply
+    event_at: datetime
 
 
 async def deliver(context: Context, job: Job) -> None:
@@ -171,11 +171,18 @@ class _Turn:
 
     async def _try(self, waiting: EventWithDelivery) -> _Try:
         context, before = self._context, waiting.delivery
-        with bind(correlation_id=before.correlation_id):
+        name, ids = f"deliver {waiting.event.event_type}", _ids_of(before)
+        with (
+            bind(correlation_id=before.correlation_id),
+            resumed(before.trace_context, name, kind=SpanKind.CLIENT, attributes=ids) as span,
+        ):
             began_at = context.now()
             answer, reply = await self._post(waiting)
             now = context.now()
             context.reached("delivery.sent")
+            if span is not None:
+                status_code = reply.status_code or 0
+                span.note({"loop.order_id": waiting.event.order_id or "", "http.response.status_code": status_code})
         tried = replace(
             before,
             attempts=before.attempts + 1,
@@ -195,7 +202,7 @@ class _Turn:
             error=reply.error,
             tried_at=began_at,
         )
-        return _Try(_after_try(context, tried, reply, now), attempt, reply)
+        return _Try(_after_try(context, tried, reply, now), attempt, reply, waiting.event.created_at)
 
     async def _post(self, waiting: EventWithDelivery) -> tuple[Answer | None, Reply]:
         context, event = self._context, waiting.event
@@ -206,6 +213,7 @@ class _Turn:
             "Content-Type": "application/json",
             "User-Agent": USER_AGENT,
             **({"X-Correlation-ID": waiting.delivery.correlation_id} if waiting.delivery.correlation_id else {}),
+            **({"traceparent": span} if (span := carried()) else {}),
             **signature_headers(self._secrets, event.id, body=body, now=context.now()),
         }
         timeout_s = context.settings.webhook_timeout_s
@@ -243,6 +251,7 @@ class _Turn:
             if is_disabled:
                 await self._tell_others(session)
         self._stored_health = self._health
+        _count(tries, now)
         for each in tries:
             log.info(
                 "webhook.delivery_tried",
@@ -266,6 +275,26 @@ class _Turn:
 def _legible(head: bytes) -> str:
     """Return the beginning of an answer as text without secrets, and without NUL, which Postgres does not store."""
     return redact_text(head.decode("utf-8", "replace").replace("\0", ""))
+
+
+def _ids_of(delivery: Delivery) -> Attributes:
+    return {
+        "loop.event_id": delivery.event_id,
+        "loop.endpoint_id": delivery.endpoint_id,
+        "loop.merchant_id": delivery.merchant_id,
+        "loop.correlation_id": delivery.correlation_id or "",
+        "loop.try": delivery.attempts + 1,
+    }
+
+
+def _count(tries: Sequence[_Try], now: datetime) -> None:
+    for each in tries:
+        if each.reply.is_success:
+            of(metrics.TRIES, "delivered").inc()
+            metrics.DELIVERED_TRIES.observe(each.delivery.attempts)
+            metrics.DELIVERED_S.observe(max(0.0, (now - each.event_at).total_seconds()))
+        else:
+            of(metrics.TRIES, "given_up" if each.delivery.status is DeliveryStatus.FAILED else "retried").inc()
 
 
 def _after_try(context: Context, tried: Delivery, reply: Reply, now: datetime) -> Delivery:
@@ -306,7 +335,7 @@ async def _send_now(context: Context, session: Session, endpoint: Endpoint, even
     now = context.now()
     fresh = Delivery(
         event_id, endpoint.id, endpoint.merchant_id, DeliveryStatus.PENDING, 0, None, None, None, None, now,
-        correlation_id(),
+        correlation_id(), carried(),
     )  # fmt: skip
     await session.run_together([deliveries.sending(fresh)])
     await _wake(context, session, endpoint.id, now)
@@ -359,15 +388,3 @@ async def replay(context: Context, merchant_id: str, endpoint_id: str, *, since:
     context.runner.wake()
     log.info("webhook.replayed", merchant_id=merchant_id, endpoint_id=endpoint_id, count=count)
     return Replay(count, has_more=found == REPLAY_BATCH)
-
-
-async def purge_attempts(context: Context) -> int:
-    """Delete logged tries that were kept for long enough, in bounded batches; return how many."""
-    before, count = context.now() - ATTEMPTS_KEPT, 0
-    for _ in range(PURGE_BATCHES_MAX):
-        async with context.database.transaction() as session:
-            found = await deliveries.purge_attempts(session, before, PURGE_BATCH)
-        count += found
-        if found < PURGE_BATCH:
-            break
-    return count

@@ -13,7 +13,7 @@ from loop.storage import attempts, disputes, jobs, orders
 from loop.storage.jobs import Job
 from loop.telemetry import get_logger
 from loop.workflows import webhooks
-from loop.workflows.attempts import Call, Writes, asked, prepare
+from loop.workflows.attempts import Call, Question, Writes, asked, prepare
 from loop.workflows.context import Context
 from loop.workflows.outcomes import record as record_payment
 from loop.workflows.runs import finish, leased_job, waiting
@@ -36,7 +36,7 @@ async def paid(context: Context, call: Call) -> Call | None:
     """
     if call.attempt.status is AttemptStatus.CAPTURED:
         return call
-    answer = await asked(call.processor.fetch(call.account, call.payment))
+    answer = await asked(call, "fetch", question=call.processor.fetch(call.account, call.payment))
     await record_payment(context, call.attempt, answer, job=None)
     return None if isinstance(answer, Unknown) else await prepare(context, call.attempt.id)
 
@@ -66,11 +66,13 @@ async def fetch(call: Call, reference: str) -> DisputeOutcome | None:
     """Return what the processor says of a dispute; None when it says nothing, or what makes no sense."""
     if not isinstance(call.processor, TellsDisputes):
         return None
-    try:
-        outcome = await call.processor.fetch_dispute(call.account, DisputeReference(reference, call.payment))
-    except Exception:
-        log.exception("processor.raised")
-        return None
+    with Question(call, "fetch_dispute") as asking:
+        try:
+            outcome = await call.processor.fetch_dispute(call.account, DisputeReference(reference, call.payment))
+        except Exception:
+            log.exception("processor.raised")
+            return None
+        asking.answered("unknown" if isinstance(outcome, Unknown) else "told")
     if isinstance(outcome, Unknown):
         return None
     if not 0 <= outcome.amount.amount_minor <= MAX_AMOUNT_MINOR or len(outcome.amount.currency) != len("EUR"):

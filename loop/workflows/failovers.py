@@ -12,7 +12,7 @@ from loop.storage import jobs, orders
 from loop.storage.jobs import Job
 from loop.storage.orders import OrderInHand
 from loop.telemetry import get_logger
-from loop.workflows import routing, webhooks
+from loop.workflows import counts, routing, webhooks
 from loop.workflows.attempts import Call, Writes, asked, beginning, operation_key, prepare
 from loop.workflows.context import Context
 from loop.workflows.outcomes import record
@@ -29,7 +29,7 @@ RETRY_AFTER_S = 5
 async def _fence(call: Call) -> Outcome:
     """Ask a processor to cancel the payment that it declined; the same key each time, so that it is cancelled once."""
     key = operation_key(call.attempt, "fence")
-    return await asked(call.processor.void(call.account, call.payment, key=key))
+    return await asked(call, "void", question=call.processor.void(call.account, call.payment, key=key))
 
 
 async def fence_last(context: Context, merchant_id: str, order_id: str) -> None:
@@ -90,6 +90,7 @@ async def _go_on(context: Context, job: Job, attempt: Attempt, *, may_go_on: boo
         in_hand = await orders.lock(session, attempt.merchant_id, attempt.order_id)
         latest = None if in_hand is None else in_hand.attempt
         writes: Writes = []
+        decision = None
         if in_hand is not None and latest is not None and _is_waiting(in_hand, attempt):
             decision = await routing.choose_next(context, session, in_hand.order, after=latest) if may_go_on else None
             if decision is None:
@@ -99,12 +100,14 @@ async def _go_on(context: Context, job: Job, attempt: Attempt, *, may_go_on: boo
                 reason = f"after {attempt.processor} failed: {latest.error_code}"
                 decision = replace(decision, reasons=(reason, *decision.reasons))
                 in_hand, following, writes = beginning(context, in_hand.order, decision, snapshot=latest.request)
-        counts = await session.run_together([*writes, jobs.finishing(job)])
-        jobs.require_held(counts[-1])
+        changed = await session.run_together([*writes, jobs.finishing(job)])
+        jobs.require_held(changed[-1])
     context.reached("failover.recorded")
     context.runner.wake()
     if in_hand is None:
         return None
+    if decision is not None:
+        counts.routed(decision, in_hand.order, by="after_failure")
     log.info("payment.failed_over", order_id=attempt.order_id, attempt_id=attempt.id, status=in_hand.order.status)
     return Recorded(in_hand, None if following is None else context.runner.start(context, following))
 

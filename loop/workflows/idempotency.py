@@ -18,9 +18,6 @@ log = get_logger(__name__)
 LOCKED = timedelta(seconds=60)
 """How long a request may hold its key: longer than any takes, short enough to wait for when its process died."""
 
-KEPT = timedelta(days=2)
-PURGE_BATCH = 1_000
-
 
 @dataclass(frozen=True, slots=True)
 class KeyedRequest:
@@ -127,12 +124,6 @@ async def release(context: Context, claimed: Claim) -> None:
     """Give the key back after a request that had no effect, so that it can be made again."""
     async with context.database.transaction() as session:
         await idempotency.release(session, claimed.row)
-
-
-async def purge(context: Context) -> int:
-    """Delete a batch of keys that have been kept for long enough; return how many."""
-    async with context.database.transaction() as session:
-        return await idempotency.purge(session, context.now() - KEPT, PURGE_BATCH)
 
 
 def _row(request: KeyedRequest, now: datetime, *, locked_until: datetime) -> IdempotencyKey:

@@ -30,6 +30,14 @@ class JobKind:
     handler: Callable[[Context, Job], Awaitable[object]]
     deadline_s: float
     max_failures: int = 20
+    is_handed_back: bool = False
+    """Whether another process may begin at once when a stop cuts a run short.
+
+    Not where a request that moves money may be under way. Its outcome is unknown, and a successor treats it so: its
+    fence is above the first. But what it then sends leans on the processor to refuse a repeat, and not every
+    processor is sure to before it has seen the first request (Razorpay's refunds). So such a job keeps its lease, which
+    outlasts every request made under it.
+    """
 
 
 MAX_BACKOFF_S = 600.0
@@ -40,12 +48,12 @@ JOBS: Mapping[str, JobKind] = {
     captures.CAPTURE: JobKind(captures.run_capture, deadline_s=60),
     attempts.VOID: JobKind(captures.run_void, deadline_s=60),
     refunds.SEND: JobKind(refunds.send, deadline_s=60),
-    disputes.ASK: JobKind(disputes.ask, deadline_s=60),
-    processor_events.PROCESS: JobKind(processor_events.process, deadline_s=60),
-    reconciliation.RECONCILE: JobKind(reconciliation.run, deadline_s=900),
-    DELIVER: JobKind(deliveries.deliver, deadline_s=60),
+    disputes.ASK: JobKind(disputes.ask, deadline_s=60, is_handed_back=True),
+    processor_events.PROCESS: JobKind(processor_events.process, deadline_s=60, is_handed_back=True),
+    reconciliation.RECONCILE: JobKind(reconciliation.run, deadline_s=900, is_handed_back=True),
+    DELIVER: JobKind(deliveries.deliver, deadline_s=60, is_handed_back=True),
 }
-"""kind -> how it is run; a job of another kind is dead at once and says so."""
+"""kind -> how it is run; a job of another kind waits for a process of a version that knows it."""
 
 
 def backoff_s(failures: int, unit_random: float) -> float:

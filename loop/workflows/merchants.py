@@ -14,6 +14,7 @@ from loop.domain.errors import ErrorKind, LoopError, invalid, not_found, unauthe
 from loop.domain.failover import LateSuccess
 from loop.domain.ids import PREFIX_API_KEY, PREFIX_MERCHANT
 from loop.domain.scopes import ALL, find_problem
+from loop.storage import audit as audit_rows
 from loop.storage import merchants, webhooks
 from loop.storage import sessions as session_rows
 from loop.storage.database import ConstraintError, Reader, Session
@@ -105,6 +106,20 @@ async def register(context: Context, new: NewMerchant, *, user_agent: str | None
         )
     profile, writes = await _creating(context, new)
     async with _transaction_naming_taken_email(context) as session:
+        await session.run_together(writes)
+        given = await sessions.open_session(context, session, profile.merchant.id, user_agent)
+        await _record_created(_as_user(context, profile.merchant), session, profile.merchant)
+    log.info("merchant.registered", merchant_id=profile.merchant.id)
+    return SignedIn(profile, given.access_token, given.refresh_token)
+
+
+async def register_first(context: Context, new: NewMerchant, *, user_agent: str | None = None) -> SignedIn | None:
+    """Create a merchant and sign it in, unless there is one already: None then."""
+    profile, writes = await _creating(context, new)
+    async with _transaction_naming_taken_email(context) as session:
+        await audit_rows.lock_head(session, None)  # of two who try at once, one waits here and finds the other's
+        if await merchants.list_all(session, 1):
+            return None
         await session.run_together(writes)
         given = await sessions.open_session(context, session, profile.merchant.id, user_agent)
         await _record_created(_as_user(context, profile.merchant), session, profile.merchant)
@@ -242,6 +257,26 @@ async def reset_password(context: Context, merchant_id: str, password: str) -> i
         await audit.record(context, session, action, merchant_id, merchant_id=merchant_id, after=after)
     log.info("password.reset", merchant_id=merchant_id)
     return ended
+
+
+async def change_password(
+    context: Context, merchant_id: str, *, current: str, new: str, user_agent: str | None = None
+) -> SignedIn:
+    """Set a new password for who knows the current one, end all sessions, and sign in anew.
+
+    Guesses are slowed down as those of a sign-in are. Raises `validation_failed` and `too_many_attempts`.
+    """
+    new = require_password(new)
+    async with context.database.reading() as reader:
+        merchant = (await _profile(reader, merchant_id)).merchant
+    address, guard = context.actor.address or "unknown", guard_of(context)
+    guard.begin(merchant.email, address, now=context.now())
+    if not await verify_password(current, merchant.password_hash):
+        log.info("password.refused", merchant_id=merchant_id)
+        raise _refused("current", "is not your password")
+    guard.succeed(merchant.email, address)
+    await reset_password(context, merchant_id, new)
+    return await login(context, email=merchant.email, password=new, address=address, user_agent=user_agent)
 
 
 async def get_profile(context: Context, merchant_id: str) -> Profile:

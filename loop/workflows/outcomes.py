@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from loop import metrics
 from loop.domain import polling
 from loop.domain.attempts import LIVE_STATUSES, Attempt, AttemptStatus, Outcome, Unknown
 from loop.domain.errors import not_found
@@ -12,12 +13,13 @@ from loop.domain.failover import Step, going_on, step_after
 from loop.domain.ids import PREFIX_TRANSACTION
 from loop.domain.orders import Change, Order, OrderStatus, apply_outcome
 from loop.domain.transactions import NewTransaction, Transaction
+from loop.metrics import of
 from loop.storage import attempts, checkout, jobs, orders, transactions
 from loop.storage.database import Session
 from loop.storage.jobs import Job
 from loop.storage.orders import OrderInHand
 from loop.telemetry import get_logger
-from loop.workflows import late_successes, routing, webhooks
+from loop.workflows import counts, late_successes, routing, webhooks
 from loop.workflows.attempts import Writes, advance_job, fail_over_job, has_token
 from loop.workflows.context import Context
 from loop.workflows.runs import Recorded, waiting
@@ -66,11 +68,12 @@ async def record(
             *ending,
         ]
         if writes:
-            counts = await session.run_together(writes)
+            changed = await session.run_together(writes)
             if job is not None:
-                jobs.require_held(counts[-1])
+                jobs.require_held(changed[-1])
     context.reached("charge.recorded")
     context.runner.wake()
+    counts.payment(change.order, change.attempt, before=current, moved=change.transactions)
     log.info(
         "payment.recorded",
         order_id=change.order.id,
@@ -127,6 +130,7 @@ def _with_next_question(
         return answered, [jobs.finishing(job)] if job is not None else []
     since = attempt.unclear_since or now
     if now - since >= polling.ALERT_AFTER and not order.needs_review:
+        of(metrics.UNCLEAR, "payment").inc()
         log.error("payment.unclear", order_id=order.id, attempt_id=attempt.id, since=since)
         order = replace(order, needs_review=True)
     again = now + polling.delay(attempt.asked_count)

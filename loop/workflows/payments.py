@@ -15,7 +15,7 @@ from loop.storage.jobs import Job
 from loop.storage.orders import OrderInHand
 from loop.storage.statements import Parameters, Write
 from loop.telemetry import get_logger
-from loop.workflows import failovers, routing
+from loop.workflows import counts, failovers, routing
 from loop.workflows.attempts import (
     ADVANCE_KEY_PREFIX,
     Call,
@@ -85,6 +85,7 @@ async def _start(context: Context, merchant_id: str, order_id: str, request: Pay
         begun, job, writes = beginning(context, replace(order, status=status), decision, snapshot=snapshot)
         await session.run_together(writes)
     context.reached("charge.intent_recorded")
+    counts.routed(decision, begun.order, by=None if request.processor is None else "forced")
     log.info(
         "payment.started", order_id=order.id, attempt_id=job.arguments["attemptId"], processor=begun.order.processor
     )
@@ -111,17 +112,18 @@ async def advance(context: Context, job: Job) -> Recorded | None:
     if attempt.status in (AttemptStatus.SUBMITTING, AttemptStatus.UNKNOWN) and is_key_alive:
         outcome = await _authorize(context, call, is_first=is_first_call(job))
     else:
-        outcome = await asked(call.processor.fetch(call.account, call.payment))
+        outcome = await asked(call, "fetch", question=call.processor.fetch(call.account, call.payment))
     context.reached("charge.called")
     return await record(context, attempt, outcome, job=job)
 
 
 async def _authorize(context: Context, call: Call, *, is_first: bool) -> Outcome:
     key = operation_key(call.attempt, "authorize")
-    outcome = await asked(call.processor.authorize(call.account, call.payment.request, key=key))
+    request = call.payment.request
+    outcome = await asked(call, "authorize", question=call.processor.authorize(call.account, request, key=key))
     if isinstance(outcome, NotSent) and is_first and outcome.code in RESENT_CODES:
         await asyncio.sleep(RESEND_AFTER_S)
-        outcome = await asked(call.processor.authorize(call.account, call.payment.request, key=key))
+        outcome = await asked(call, "authorize", question=call.processor.authorize(call.account, request, key=key))
     context.breakers.hear(call.attempt.processor_config_id, outcome, now=context.now())
     if isinstance(outcome, NotSent) and not is_first:
         # That this request was not sent says nothing of the earlier one, whose answer was lost.
@@ -134,7 +136,8 @@ async def complete_action(context: Context, attempt_id: str, parameters: Mapping
     call = await prepare(context, attempt_id)
     if call is None:
         raise not_found("payment")
-    outcome = await asked(call.processor.complete_action(call.account, call.payment, parameters=parameters))
+    question = call.processor.complete_action(call.account, call.payment, parameters=parameters)
+    outcome = await asked(call, "complete_action", question=question)
     recorded = await record(context, call.attempt, outcome, job=None)
     if recorded.following is None:
         return recorded.in_hand

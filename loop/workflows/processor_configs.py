@@ -15,7 +15,7 @@ from loop.storage import merchants, processor_configs
 from loop.storage.database import Reader, Session
 from loop.storage.keyring import DecryptionError, Place
 from loop.storage.processor_configs import ProcessorConfig
-from loop.telemetry import get_logger
+from loop.telemetry import get_logger, redact_text
 from loop.workflows import audit
 from loop.workflows.context import Context
 
@@ -91,6 +91,15 @@ def warnings_about(context: Context, config: ProcessorConfig) -> tuple[str, ...]
     )
 
 
+def is_readable(context: Context, config: ProcessorConfig) -> bool:
+    """Tell whether an account's credentials can be opened; else they have to be set again."""
+    try:
+        account_of(context, config)
+    except DecryptionError:
+        return False
+    return True
+
+
 def _require_credentials(context: Context, processor: str, credentials: Mapping[str, str]) -> None:
     schema = context.processors.credentials_schema(processor)
     known = {field.name for field in schema}
@@ -114,13 +123,14 @@ async def put(
     *,
     credentials: Mapping[str, str],
     change: ConfigChange,
+    keeps_others: bool = False,
 ) -> ProcessorConfig:
     """Create a merchant's config for a processor and mode, or replace it; raises `invalid_processor`.
 
     One that was removed is taken up again under its own id, so that the payments it has taken go on. A webhook secret
     that is replaced counts for a while longer (`webhook_secrets.OVERLAP`), unless the config was removed in between.
+    With `keeps_others` credentials that are not given stay as they are; without, they are gone.
     """
-    _require_credentials(context, processor, credentials)
     now = context.now()
     is_test_mode = True if change.is_test_mode is None else change.is_test_mode
     async with context.database.transaction() as session:
@@ -128,13 +138,15 @@ async def put(
             raise not_found("merchant")
         before = await processor_configs.lock(session, merchant_id, processor, is_test_mode=is_test_mode)
         config_id = context.new_id(PREFIX_PROCESSOR_CONFIG) if before is None else before.id
-        sealed = context.keyring.encrypt(json.dumps(dict(credentials)), bound_to=_place_of(config_id, merchant_id))
+        held = {**(_kept(context, before) if keeps_others else {}), **credentials}
+        _require_credentials(context, processor, held)
+        sealed = context.keyring.encrypt(json.dumps(held), bound_to=_place_of(config_id, merchant_id))
         config = ProcessorConfig(
             id=config_id,
             merchant_id=merchant_id,
             processor=processor,
             credentials=sealed,
-            earlier_webhook_secrets=_sealed_earlier(context, before, credentials.get(WEBHOOK_SECRET) or None, now),
+            earlier_webhook_secrets=_sealed_earlier(context, before, held.get(WEBHOOK_SECRET) or None, now),
             is_enabled=True if change.is_enabled is None else change.is_enabled,
             priority=1 if change.priority is None else change.priority,
             is_test_mode=is_test_mode,
@@ -148,6 +160,15 @@ async def put(
     for warning in warnings_about(context, config):
         log.warning("processor_config.incomplete", merchant_id=merchant_id, processor=processor, warning=warning)
     return config
+
+
+def _kept(context: Context, before: ProcessorConfig | None) -> Mapping[str, str]:
+    if before is None or before.removed_at is not None:
+        return {}
+    try:
+        return account_of(context, before).credentials
+    except DecryptionError:  # what cannot be read must be given anew, and is asked for
+        return {}
 
 
 async def _record_put(
@@ -258,6 +279,27 @@ async def purge_removed(context: Context) -> int:
     """Delete configs that were removed long ago, with their credentials; return how many. One bounded batch."""
     async with context.database.transaction() as session:
         return await processor_configs.purge(session, context.now() - KEPT_AFTER_REMOVAL, PURGE_BATCH)
+
+
+async def check(context: Context, merchant_id: str, processor: str, *, is_test: bool) -> str | None:
+    """Ask a processor whether an account's credentials work; return None when they do, else what is wrong.
+
+    No money moves. Raises `not_found`.
+    """
+    async with context.database.reading() as reader:
+        config = await processor_configs.named(reader, merchant_id, processor, is_test_mode=is_test)
+    if config is None:
+        raise not_found("processor")
+    try:
+        account = account_of(context, config)
+        wrong = await context.processors.get(processor).check(account)
+    except LoopError as error:
+        return error.message
+    except Exception as error:
+        log.exception("processor.raised")
+        return f"The processor's adapter raised {type(error).__name__}."
+    log.info("processor_config.checked", merchant_id=merchant_id, processor=processor, is_working=wrong is None)
+    return None if wrong is None else redact_text(wrong)
 
 
 async def list_all(context: Context, merchant_id: str) -> list[ProcessorConfig]:

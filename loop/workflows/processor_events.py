@@ -6,13 +6,15 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeAlias
 
+from loop import metrics
 from loop.domain import polling
 from loop.domain.attempts import Attempt
-from loop.domain.errors import invalid, not_found, unavailable
+from loop.domain.errors import LoopError, invalid, not_found, unavailable
 from loop.domain.hints import Hint, contradiction, refund_contradiction
 from loop.domain.ids import PREFIX_PROCESSOR_EVENT
 from loop.domain.money import Money
 from loop.domain.refunds import RefundStatus
+from loop.metrics import of
 from loop.processors.base import TellsDisputes, WebhookEvent, WebhookSignatureError
 from loop.storage import attempts, jobs, orders, processor_configs, processor_events, refunds
 from loop.storage.database import Reader
@@ -21,6 +23,7 @@ from loop.storage.keyring import DecryptionError
 from loop.storage.processor_configs import ProcessorConfig
 from loop.storage.processor_events import ProcessorEvent
 from loop.telemetry import correlation_id, get_logger
+from loop.traces import carried
 from loop.workflows import disputes as dispute_workflow
 from loop.workflows import refunds as refund_workflow
 from loop.workflows.attempts import Call, asked, prepare
@@ -58,7 +61,12 @@ async def receive(
     Without `config_id` the accounts' secrets decide whose it is. Raises `not_found`, `missing_signature`,
     `invalid_signature`, `invalid_body`, and `webhook_secret_missing` (503) when no account could verify it.
     """
-    signed = await _verified(context, processor, config_id, body, headers)
+    try:
+        signed = await _verified(context, processor, config_id, body, headers)
+    except LoopError:
+        if processor in context.processors.names():
+            of(metrics.INBOUND, processor, "refused").inc()
+        raise
     config, event = signed.config, signed.event
     now = context.now()
     body_hash = hashlib.sha256(body).hexdigest()
@@ -84,12 +92,13 @@ async def receive(
         created_at=now,
     )
     job = Job(row.id, PROCESS, row.id, {}, f"{PROCESS}:{row.id}", config.id, now, 0, 0, False, False, None,
-              correlation_id(), now)  # fmt: skip
+              correlation_id(), now, carried())  # fmt: skip
     async with context.database.transaction() as session:
         is_new = await processor_events.add(session, row)
         if is_new:
             await session.run_together([jobs.insertion(job)])
     context.runner.wake()
+    of(metrics.INBOUND, processor, "new" if is_new else "repeat").inc()
     log.info(
         "processor_event.received",
         processor=processor,
@@ -255,7 +264,9 @@ async def _conclude(context: Context, job: Job, event: ProcessorEvent, verdict: 
                 writes.insert(0, orders.updating(replace(in_hand.order, needs_review=True, updated_at=now)))
         counts = await session.run_together(writes)
         jobs.require_held(counts[-1])
+    of(metrics.INBOUND_S, event.processor).observe((now - event.created_at).total_seconds())
     if suspect is not None:
+        of(metrics.INBOUND, event.processor, "quarantined").inc()
         log.error(
             "processor_event.quarantined",
             processor_event_id=event.id,
@@ -286,7 +297,7 @@ async def _follow(context: Context, event: ProcessorEvent, attempt: Attempt) -> 
         return await _follow_refund(context, call, hint, event.refund_reference)
     if event.dispute_reference is not None and isinstance(call.processor, TellsDisputes):
         return await _follow_dispute(context, call, event.dispute_reference)
-    answer = await asked(call.processor.fetch(call.account, call.payment))
+    answer = await asked(call, "fetch", question=call.processor.fetch(call.account, call.payment))
     recorded = await record(context, attempt, answer, job=None)
     return _Verdict(f"order {recorded.in_hand.order.status}")
 

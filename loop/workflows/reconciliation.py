@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
+from loop import metrics
 from loop.domain.attempts import Attempt, Unknown
 from loop.domain.errors import invalid, not_found, unavailable
 from loop.domain.events import EventType, timestamp
@@ -27,6 +28,7 @@ from loop.domain.reconciliation import (
     unclaimed,
 )
 from loop.domain.refunds import Refund, RefundStatus
+from loop.metrics import of
 from loop.processors.base import Account, ListsMovements, MovementPage, MovementQuery
 from loop.storage import attempts, jobs, orders, processor_configs, reconciliation, refunds, transactions
 from loop.storage.database import Reader, Session
@@ -36,6 +38,7 @@ from loop.storage.processor_configs import ProcessorConfig
 from loop.storage.reconciliation import ROWS_PER_PAGE, Run, WrittenDown
 from loop.storage.statements import Parameters, Write
 from loop.telemetry import correlation_id, get_logger
+from loop.traces import carried
 from loop.workflows.context import Context
 from loop.workflows.processor_configs import account_of
 from loop.workflows.runs import finish
@@ -155,7 +158,7 @@ def _day(listed: Listed, day: date, now: datetime) -> Day:
 def _job(context: Context, config: ProcessorConfig, day: date, now: datetime) -> Job:
     key = f"{RECONCILE}:{config.id}:{day}"
     return Job(context.new_id("job"), RECONCILE, config.id, {"day": str(day)}, key, config.id, now, 0, 0, False, False,
-               None, correlation_id(), now)  # fmt: skip
+               None, correlation_id(), now, carried())  # fmt: skip
 
 
 async def run(context: Context, job: Job) -> Report | None:
@@ -312,6 +315,8 @@ async def _record(
         counts = await session.run_together([*(_telling(context, config, row, news) if news else []), *ending])
         if job is not None:
             jobs.require_held(counts[-1])
+    of(metrics.RECONCILED, row.processor).inc()
+    of(metrics.MISMATCHES, row.processor).inc(len(news))  # also by nothing, so that the first is seen as an increase
     about = {"run_id": row.id, "processor": row.processor, "day": str(row.day), "matched": row.matched_count}
     if news:
         log.error(

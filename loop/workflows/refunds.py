@@ -4,6 +4,7 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import datetime
 
+from loop import metrics
 from loop.domain import polling
 from loop.domain.attempts import Attempt, AttemptStatus
 from loop.domain.audit import AuditAction
@@ -15,13 +16,14 @@ from loop.domain.money import Money
 from loop.domain.orders import Order
 from loop.domain.refunds import Refund, RefundChange, RefundOutcome, RefundStatus, apply_refund_outcome, reserve
 from loop.domain.transactions import Transaction
+from loop.metrics import of
 from loop.processors.base import IdempotencyKey, RefundReference, RefundRequest
 from loop.storage import attempts, jobs, orders, refunds, transactions
 from loop.storage.jobs import Job
 from loop.storage.statements import Parameters, Write
 from loop.telemetry import get_logger
-from loop.workflows import audit, webhooks
-from loop.workflows.attempts import Call, paying, prepare
+from loop.workflows import audit, counts, webhooks
+from loop.workflows.attempts import Call, Question, paying, prepare
 from loop.workflows.context import Context
 from loop.workflows.runs import finish, leased_job, run_now
 
@@ -112,7 +114,7 @@ async def send(context: Context, job: Job) -> Refund | None:
     is_key_alive = context.now() - row.created_at < polling.KEY_HORIZON
     if row.status is not RefundStatus.PENDING and is_key_alive:
         key = IdempotencyKey(processor_key(call.account.config_id, row.id, operation="refund"))
-        outcome = await asked(call.processor.refund(call.account, request, key=key))
+        outcome = await asked(call, "refund", question=call.processor.refund(call.account, request, key=key))
     else:
         outcome = await fetch(call, row)
     context.reached("refund.called")
@@ -122,16 +124,20 @@ async def send(context: Context, job: Job) -> Refund | None:
 async def fetch(call: Call, row: Refund) -> RefundOutcome:
     """Ask the processor what became of a refund."""
     request = RefundRequest(row.id, call.payment, Money(row.amount_minor, row.currency), row.reason)
-    return await asked(call.processor.fetch_refund(call.account, RefundReference(row.processor_reference, request)))
+    reference = RefundReference(row.processor_reference, request)
+    return await asked(call, "fetch_refund", question=call.processor.fetch_refund(call.account, reference))
 
 
-async def asked(call: Coroutine[object, object, RefundOutcome]) -> RefundOutcome:
+async def asked(call: Call, operation: str, *, question: Coroutine[object, object, RefundOutcome]) -> RefundOutcome:
     """Return a processor's answer; whatever it raises may have happened after the money moved, so it is unknown."""
-    try:
-        return await call
-    except Exception:
-        log.exception("processor.raised")
-        return RefundOutcome(RefundStatus.UNKNOWN)
+    with Question(call, operation) as asking:
+        try:
+            outcome = await question
+        except Exception:
+            log.exception("processor.raised")
+            outcome = RefundOutcome(RefundStatus.UNKNOWN)
+        asking.answered(outcome.status)
+        return outcome
 
 
 async def record(context: Context, row: Refund, outcome: RefundOutcome, *, job: Job | None) -> Refund:
@@ -150,11 +156,12 @@ async def record(context: Context, row: Refund, outcome: RefundOutcome, *, job: 
             ending.append(end)
         writes = [*_writes(context, in_hand.order, change, attempt.processor), *ending]
         if writes:
-            counts = await session.run_together(writes)
+            changed = await session.run_together(writes)
             if job is not None:
-                jobs.require_held(counts[-1])
+                jobs.require_held(changed[-1])
     context.reached("refund.recorded")
     context.runner.wake()
+    counts.refund(change.order, change.refund, before=current, processor=attempt.processor)
     log.info("refund.recorded", order_id=row.order_id, refund_id=row.id, status=change.refund.status)
     return change.refund
 
@@ -166,6 +173,7 @@ def _with_next_question(change: RefundChange, job: Job, now: datetime) -> tuple[
         return change, jobs.finishing(job)
     is_unclear = row.status is not RefundStatus.PENDING and now - row.created_at >= polling.ALERT_AFTER
     if is_unclear and not order.needs_review:
+        of(metrics.UNCLEAR, "refund").inc()
         log.error("refund.unclear", order_id=order.id, refund_id=row.id, since=row.created_at)
         order = replace(order, needs_review=True)
     again = now + polling.delay(row.asked_count)

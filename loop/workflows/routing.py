@@ -15,7 +15,7 @@ from loop.storage.database import Reader, Session
 from loop.storage.processor_configs import ProcessorConfig
 from loop.storage.routing import StoredRule
 from loop.telemetry import get_logger
-from loop.workflows import audit
+from loop.workflows import audit, counts
 from loop.workflows.attempts import Snapshot, has_token, tokens_of, traits_of
 from loop.workflows.context import Context
 
@@ -37,10 +37,14 @@ async def choose(
     context: Context, reader: Reader, merchant_id: str, payment: PaymentTraits, *, forced_processor: str | None
 ) -> RoutingDecision:
     """Return who takes a new payment, which is let through to it now; raises what `domain.routing.route` raises."""
-    candidates = await _candidates(context, reader, merchant_id)
+    candidates = await candidates_of(context, reader, merchant_id)
     stored = [] if forced_processor is not None else await routing.of_merchant(reader, merchant_id)
     rules = [each.rule for each in stored]
-    decision = route(payment, candidates, rules=rules, forced_processor=forced_processor)
+    try:
+        decision = route(payment, candidates, rules=rules, forced_processor=forced_processor)
+    except LoopError:
+        counts.refused(is_test=payment.is_test)
+        raise
     context.breakers.let_through(decision.candidate.config_id, context.now())
     return decision
 
@@ -60,7 +64,7 @@ async def choose_next(context: Context, reader: Reader, order: Order, *, after: 
     tried = {each.processor_config_id for each, _ in await attempts.of_order(reader, order.merchant_id, order.id)}
     candidates = [
         replace(each, is_tried=each.config_id in tried)
-        for each in await _candidates(context, reader, order.merchant_id)
+        for each in await candidates_of(context, reader, order.merchant_id)
     ]
     rules = [each.rule for each in await routing.of_merchant(reader, order.merchant_id)]
     decision = explain(payment, candidates, rules=rules)
@@ -109,12 +113,13 @@ async def try_out(
 ) -> RoutingDecision:
     """Return what would be chosen for a payment, perhaps nobody, and why; nothing is charged or changed."""
     async with context.database.reading() as reader:
-        candidates = await _candidates(context, reader, merchant_id)
+        candidates = await candidates_of(context, reader, merchant_id)
         rules = [each.rule for each in await routing.of_merchant(reader, merchant_id)]
     return explain(payment, candidates, rules=rules, forced_processor=forced_processor)
 
 
-async def _candidates(context: Context, reader: Reader, merchant_id: str) -> list[Candidate]:
+async def candidates_of(context: Context, reader: Reader, merchant_id: str) -> list[Candidate]:
+    """Return a merchant's processor accounts as routing looks at them."""
     configs = await processor_configs.of_merchant(reader, merchant_id)
     return [_candidate(context, config) for config in configs]
 
@@ -156,7 +161,7 @@ async def get_rule(context: Context, merchant_id: str, rule_id: str) -> StoredRu
     async with context.database.reading() as reader:
         found = await routing.get(reader, merchant_id, rule_id)
     if found is None:
-        raise _no_such_rule()
+        raise no_such_rule()
     return found
 
 
@@ -168,12 +173,12 @@ async def save_rule(context: Context, merchant_id: str, rule: Rule, *, is_new: b
     """
     now = context.now()
     async with context.database.transaction() as session:
-        stored_rules, configured = await _locked(session, merchant_id)
+        stored_rules, configured = await locked(session, merchant_id)
         before = next((each for each in stored_rules if each.rule.id == rule.id), None)
         if before is not None:
             stored = replace(before, rule=rule, updated_at=now)
         elif not is_new:
-            raise _no_such_rule()
+            raise no_such_rule()
         elif len(stored_rules) >= MAX_RULES:
             raise invalid("too_many_rules", f"A merchant may have {MAX_RULES} rules; remove one first.")
         else:
@@ -183,13 +188,14 @@ async def save_rule(context: Context, merchant_id: str, rule: Rule, *, is_new: b
             await routing.insert_rule(session, stored)
         else:
             await routing.replace_rule(session, stored)
-        await _record_saved(context, session, before, stored)
+        await record_saved(context, session, before, stored)
     log.info("routing_rule.saved", merchant_id=merchant_id, rule_id=rule.id)
     rules = [rule, *(each.rule for each in stored_rules if each is not before)]
     return SavedRule(stored, tuple(warnings_about(rule, rules, configured=configured)))
 
 
-async def _record_saved(context: Context, session: Session, before: StoredRule | None, stored: StoredRule) -> None:
+async def record_saved(context: Context, session: Session, before: StoredRule | None, stored: StoredRule) -> None:
+    """Record that a rule was made or changed, as the last statement of what does it."""
     rule, merchant_id = stored.rule, stored.merchant_id
     if before is None:
         action, after = AuditAction.ROUTING_RULE_CREATED, audit.facts_of(rule, AUDITED)
@@ -207,13 +213,13 @@ async def remove_rule(context: Context, merchant_id: str, rule_id: str) -> None:
         await merchants.lock(session, merchant_id)
         before = await routing.get(session, merchant_id, rule_id)
         if before is None or not await routing.remove(session, merchant_id, rule_id):
-            raise _no_such_rule()
+            raise no_such_rule()
         action, was = AuditAction.ROUTING_RULE_REMOVED, audit.facts_of(before.rule, AUDITED)
         await audit.record(context, session, action, rule_id, merchant_id=merchant_id, before=was)
     log.info("routing_rule.removed", merchant_id=merchant_id, rule_id=rule_id)
 
 
-async def _locked(session: Session, merchant_id: str) -> tuple[list[StoredRule], frozenset[str]]:
+async def locked(session: Session, merchant_id: str) -> tuple[list[StoredRule], frozenset[str]]:
     """Return a merchant's rules, which nobody else changes meanwhile, and the processors they can send orders to."""
     if not await merchants.lock(session, merchant_id):
         raise not_found("merchant")
@@ -221,5 +227,6 @@ async def _locked(session: Session, merchant_id: str) -> tuple[list[StoredRule],
     return await routing.of_merchant(session, merchant_id), frozenset(config.processor for config in configs)
 
 
-def _no_such_rule() -> LoopError:
+def no_such_rule() -> LoopError:
+    """Return the error for a rule that the merchant does not have."""
     return not_found("routing rule")

@@ -9,6 +9,7 @@ from loop.storage import jobs
 from loop.storage.jobs import LEASE, Job
 from loop.storage.orders import OrderInHand
 from loop.telemetry import correlation_id
+from loop.traces import carried
 from loop.workflows.context import Context
 
 FIRST_FENCE = 1
@@ -41,6 +42,7 @@ def leased_job(context: Context, kind: str, subject: str, *, key: str, arguments
         last_error=None,
         correlation_id=correlation_id(),
         created_at=now,
+        trace_context=carried(),
     )
 
 

@@ -27,8 +27,6 @@ USER_AGENT_CHARACTERS: Final = 200
 GRACE: Final = timedelta(seconds=10)
 """How long a used refresh token still gets the pair that it got: its answer may have been lost, or asked for twice."""
 
-PURGE_BATCH: Final = 1_000
-
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
@@ -162,7 +160,14 @@ async def end(context: Context, merchant_id: str, session_id: str) -> None:
     log.info("session.ended", merchant_id=merchant_id, session_id=session_id)
 
 
-async def purge(context: Context) -> int:
-    """Delete a batch of refresh tokens and sessions that have expired; return how many."""
+async def end_others(context: Context, merchant_id: str, *, kept_id: str) -> int:
+    """End all of a merchant's sessions but one; return how many there were."""
+    now = context.now()
     async with context.database.transaction() as session:
-        return await sessions.purge(session, context.now(), PURGE_BATCH)
+        ended = [each.id for each in await sessions.live_ones(session, merchant_id, now) if each.id != kept_id]
+        for session_id in ended:
+            await sessions.end(session, merchant_id, session_id, now=now)
+        for session_id in ended:
+            await audit.record(context, session, AuditAction.SESSION_ENDED, session_id, merchant_id=merchant_id)
+    log.info("sessions.ended", merchant_id=merchant_id, count=len(ended))
+    return len(ended)

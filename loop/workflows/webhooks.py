@@ -15,6 +15,7 @@ from loop.storage.keyring import Place
 from loop.storage.statements import Parameters, Write
 from loop.storage.webhooks import Endpoint
 from loop.telemetry import correlation_id
+from loop.traces import carried
 from loop.workflows.context import Context
 
 SECRET_OVERLAP: Final = timedelta(hours=24)
@@ -43,7 +44,7 @@ def recording(
     event = _event(
         context, order.merchant_id, event_type, subject=subject, payload={**_order_payload(order), **payload}, at=at
     )
-    return webhooks.event_insertions(event, correlation_id())
+    return webhooks.event_insertions(event, correlation_id(), trace_context=carried())
 
 
 def recording_without_order(
@@ -57,7 +58,7 @@ def recording_without_order(
     """Return the writes that tell a merchant of something that is about no order, but perhaps about one mode."""
     subject = replace(NO_ORDER, is_test=is_test)
     event = _event(context, merchant_id, event_type, subject=subject, payload=payload, at=context.now())
-    return webhooks.event_insertions(event, correlation_id())
+    return webhooks.event_insertions(event, correlation_id(), trace_context=carried())
 
 
 def trial_event(context: Context, endpoint: Endpoint) -> Event:

@@ -11,6 +11,7 @@ import pytest
 
 from loop.runtime import Running
 from loop.server.dashboard.pages import orders as orders_page
+from loop.storage import orders
 from loop.workflows.retries import retry
 from tests.api.client import Shop, open_shop
 from tests.api.dashboard_desk import Desk, new_desk
@@ -266,3 +267,39 @@ async def test_no_secret_is_on_the_page(desk: Desk, shop: Shop) -> None:
         text = (await desk.get(path)).text
         for kept in (secret, "whsec_", "sk_test_", shop.key, desk.cookie(), "tok_decline_insufficient_funds"):
             assert kept not in text
+
+
+async def flagged_order(shop: Shop) -> str:
+    """Pay an order and have a person asked to look at it."""
+    order_id: str = (await shop.paid_order())["id"]
+    async with shop.context.database.transaction() as session:
+        await orders.flag_for_review(session, shop.merchant.id, order_id, now=shop.context.now())
+    return order_id
+
+
+async def test_an_order_is_marked_as_reviewed_with_what_was_found(desk: Desk, shop: Shop) -> None:
+    order_id = await flagged_order(shop)
+    refused = await desk.act(order_id, "review", note="  ")
+    assert refused.status == 400
+    assert "Say in 1 to 500 characters what was found." in refused.text
+    answer = await desk.act(order_id, "review", note="Stripe shows it as paid")
+    assert answer.location.endswith("?notice=reviewed")
+    page = await desk.get(answer.location)
+    assert "off the list of those that need a person" in page.text
+    assert not page.offers("/review")
+    assert not (await shop.get(f"/v1/orders/{order_id}")).body["needsReview"]
+
+
+async def test_an_order_is_marked_as_reviewed_from_the_list_of_those_that_wait(desk: Desk, shop: Shop) -> None:
+    order_id = await flagged_order(shop)
+    page = await desk.get("/dashboard/reconciliation")
+    address = f"/dashboard/reconciliation/orders/{order_id}/review"
+    form = page.form("/review")
+    refused = await desk.post(address, {**form, "note": "x" * 501})
+    assert refused.status == 400
+    assert "x" * 501 in refused.text
+    answer = await desk.post(address, {**form, "note": "settled"})
+    assert answer.location == "/dashboard/reconciliation?notice=reviewed"
+    assert "No order needs a person." in (await desk.get(answer.location)).text
+    again = await desk.post(address, {**form, "note": "settled"})
+    assert (again.status, "not_in_review" in again.text) == (400, True)

@@ -7,7 +7,21 @@ import pytest
 from tests.api.client import Shop
 from tests.api.dashboard_desk import Desk, new_desk
 
-PAGES = ["", "/overview", "/orders", "/refunds", "/disputes", "/reconciliation", "/patterns"]
+PAGES = [
+    "",
+    "/overview",
+    "/orders",
+    "/refunds",
+    "/disputes",
+    "/reconciliation",
+    "/patterns",
+    "/links",
+    "/links/new",
+    "/routing",
+    "/routing/new",
+    "/audit",
+    "/settings",
+]
 HTTPS = "https://pay.example.com"
 
 

@@ -1,10 +1,12 @@
 """The edge: correlation ids, headers, CORS, unknown addresses, unforeseen errors, health, and the log line."""
 
+import asyncio
 import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import pytest
 from starlette.requests import Request
@@ -210,3 +212,17 @@ async def test_what_nobody_foresaw_is_told_to_the_log_only(
     failed = next(line for line in map(json.loads, lines) if line["event"] == "http.failed")
     assert failed["correlation_id"] == body["requestId"]
     assert "RuntimeError" in failed["traceback"]
+
+
+@pytest.mark.slow
+async def test_an_idle_connection_is_kept_for_whoever_sends_into_it(served: Running) -> None:
+    """Uvicorn's own five seconds had clients and proxies, which keep theirs longer, send into a closed one."""
+    address = urlsplit(served.url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    for pause_s in (6, 0):
+        writer.write(b"GET /health HTTP/1.1\r\nHost: loop.example\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]))
+        await asyncio.sleep(pause_s)
+    writer.close()

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from loop.storage import idempotency as rows
-from loop.workflows import idempotency, refunds
+from loop.workflows import idempotency, refunds, retention
 from loop.workflows.idempotency import LOCKED, KeyedRequest, StoredAnswer
 from tests.api.client import Answer, Shop
 
@@ -189,7 +189,7 @@ async def test_keys_are_kept_for_a_day_at_least(shop: Shop) -> None:
     await shop.post("/v1/orders", {"amount": 5}, headers=key("k"))
     now = shop.context.now()
     tomorrow = replace(shop.context, now=lambda: now + timedelta(hours=25))
-    assert await idempotency.purge(tomorrow) == 0
+    assert await retention.purge_keys(tomorrow) == 0
     assert is_replay(await shop.post("/v1/orders", {"amount": 5}, headers=key("k")))
-    assert await idempotency.purge(replace(shop.context, now=lambda: now + timedelta(days=3))) == 1
+    assert await retention.purge_keys(replace(shop.context, now=lambda: now + timedelta(days=3))) == 1
     assert not is_replay(await shop.post("/v1/orders", {"amount": 5}, headers=key("k")))

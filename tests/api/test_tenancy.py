@@ -56,6 +56,7 @@ def _own(path: str, content: object = None) -> Case:
     return Case(path, content, has_own_answer=True)
 
 
+RULE_FORM = {"name": "of b", "enabled": "1", "way": "order", "target_1": "sandbox", "do": "save"}
 ORDER, SESSION, RUN = "/v1/orders/{order}", "/v1/checkout/sessions/{session}", "/api/reconciliation/{run}"
 ENDPOINT, EVENT, KEY = "/api/webhook-endpoints/{endpoint}", "/api/webhooks/{event}", "/api/api-keys/{key}"
 RULES = "/api/routing-rules/{rule}"
@@ -168,6 +169,104 @@ CASES: Mapping[tuple[str, str], Sequence[Case]] = {
     ("GET", "/dashboard/reconciliation"): [_own("/dashboard/reconciliation")],
     ("GET", "/dashboard/reconciliation/{run_id}.json"): [_of("/dashboard/reconciliation/{run}.json")],
     ("GET", "/dashboard/reconciliation/{run_id}"): [_of("/dashboard/reconciliation/{run}")],
+    ("POST", "/dashboard/orders/{order_id}/review"): [_of("/dashboard/orders/{order}/review", {"note": "settled"})],
+    ("POST", "/dashboard/reconciliation/orders/{order_id}/review"): [
+        _of("/dashboard/reconciliation/orders/{order}/review", {"note": "settled"}),
+    ],
+    ("GET", "/dashboard/links.json"): [_own("/dashboard/links.json?cursor={session}")],
+    ("GET", "/dashboard/links"): [_own("/dashboard/links?cursor={session}")],
+    ("GET", "/dashboard/links/new.json"): [_own("/dashboard/links/new.json")],
+    ("GET", "/dashboard/links/new"): [_own("/dashboard/links/new")],
+    ("POST", "/dashboard/links/new"): [_own("/dashboard/links/new", {"amount": "1", "currency": "USD", "hours": "1"})],
+    ("GET", "/dashboard/links/{session_id}.json"): [_of("/dashboard/links/{session}.json")],
+    ("GET", "/dashboard/links/{session_id}"): [_of("/dashboard/links/{session}")],
+    ("POST", "/dashboard/links/{session_id}/close"): [_of("/dashboard/links/{session}/close", {})],
+    ("GET", "/dashboard/routing.json"): [_own("/dashboard/routing.json")],
+    ("GET", "/dashboard/routing"): [_own("/dashboard/routing?amount=1")],
+    ("GET", "/dashboard/routing/new.json"): [_own("/dashboard/routing/new.json")],
+    ("GET", "/dashboard/routing/new"): [_own("/dashboard/routing/new")],
+    ("POST", "/dashboard/routing/new"): [_own("/dashboard/routing/new", RULE_FORM)],
+    ("GET", "/dashboard/routing/{rule_id}.json"): [_of("/dashboard/routing/{rule}.json")],
+    ("GET", "/dashboard/routing/{rule_id}"): [_of("/dashboard/routing/{rule}")],
+    ("POST", "/dashboard/routing/{rule_id}"): [
+        _of("/dashboard/routing/{rule}", RULE_FORM), _of("/dashboard/routing/{rule}", {**RULE_FORM, "do": "try"}),
+    ],
+    **{
+        ("POST", f"/dashboard/routing/{{rule_id}}/{name}"): [_of(f"/dashboard/routing/{{rule}}/{name}", {})]
+        for name in ("up", "down", "on", "off", "remove")
+    },
+    ("GET", "/dashboard/audit.json"): [
+        _own("/dashboard/audit.json?check=1"), _own("/dashboard/audit.json?subject={merchant}"),
+    ],
+    ("GET", "/dashboard/audit"): [_own("/dashboard/audit?cursor={audit}")],
+    ("GET", "/dashboard/settings.json"): [_own("/dashboard/settings.json")],
+    ("GET", "/dashboard/settings"): [_own("/dashboard/settings")],
+    ("POST", "/dashboard/settings"): [_own("/dashboard/settings", {"name": "B", "lateSuccess": "accept"})],
+    ("POST", "/dashboard/settings/password"): [_own("/dashboard/settings/password", {"current": "a guess"})],
+    ("POST", "/dashboard/settings/sessions/others/end"): [_own("/dashboard/settings/sessions/others/end", {})],
+    ("POST", "/dashboard/settings/sessions/{session_id}/end"): [
+        _of("/dashboard/settings/sessions/{sign_in}/end", {}),
+    ],
+    **{
+        ("POST", f"/dashboard/first-steps/{name}"): [_own(f"/dashboard/first-steps/{name}", {"url": "nowhere"})]
+        for name in ("processor", "payment", "webhook", "dismiss")
+    },
+    ("GET", "/dashboard/processors.json"): [_own("/dashboard/processors.json")],
+    ("GET", "/dashboard/processors"): [_own("/dashboard/processors")],
+    ("GET", "/dashboard/webhooks.json"): [_own("/dashboard/webhooks.json")],
+    ("GET", "/dashboard/webhooks"): [_own("/dashboard/webhooks")],
+    ("GET", "/dashboard/api-keys.json"): [_own("/dashboard/api-keys.json")],
+    ("GET", "/dashboard/api-keys"): [_own("/dashboard/api-keys")],
+    ("GET", "/dashboard/processors/{name}.json"): [_own("/dashboard/processors/sandbox.json")],
+    ("GET", "/dashboard/processors/{name}"): [_own("/dashboard/processors/sandbox")],
+    ("POST", "/dashboard/processors/{name}/connect"): [
+        _own("/dashboard/processors/sandbox/connect", {"priority": "1"}),
+    ],
+    ("POST", "/dashboard/processors/{name}/credentials"): [
+        _own("/dashboard/processors/sandbox/credentials", {"credentials.webhookSecret": "of-b"}),
+    ],
+    ("POST", "/dashboard/processors/{name}/priority"): [
+        _own("/dashboard/processors/sandbox/priority", {"priority": "2"}),
+    ],
+    ("POST", "/dashboard/processors/{name}/disable"): [_own("/dashboard/processors/sandbox/disable", {})],
+    ("POST", "/dashboard/processors/{name}/enable"): [_own("/dashboard/processors/sandbox/enable", {})],
+    ("POST", "/dashboard/processors/{name}/test"): [_own("/dashboard/processors/sandbox/test", {})],
+    ("POST", "/dashboard/processors/{name}/remove"): [_own("/dashboard/processors/stripe/remove", {})],
+    ("GET", "/dashboard/webhooks/new.json"): [_own("/dashboard/webhooks/new.json")],
+    ("GET", "/dashboard/webhooks/new"): [_own("/dashboard/webhooks/new")],
+    ("POST", "/dashboard/webhooks/new"): [_own("/dashboard/webhooks/new", {"url": "nowhere", "hears": "all"})],
+    ("GET", "/dashboard/webhooks/deliveries.json"): [_own("/dashboard/webhooks/deliveries.json?endpoint={endpoint}")],
+    ("GET", "/dashboard/webhooks/deliveries"): [_own("/dashboard/webhooks/deliveries?endpoint={endpoint}")],
+    ("GET", "/dashboard/webhooks/deliveries/{event_id}/{endpoint_id}.json"): [
+        _of("/dashboard/webhooks/deliveries/{event}/{endpoint}.json"),
+    ],
+    ("GET", "/dashboard/webhooks/deliveries/{event_id}/{endpoint_id}"): [
+        _of("/dashboard/webhooks/deliveries/{event}/{endpoint}"),
+    ],
+    ("POST", "/dashboard/webhooks/deliveries/{event_id}/{endpoint_id}/resend"): [
+        _of("/dashboard/webhooks/deliveries/{event}/{endpoint}/resend", {}),
+    ],
+    ("GET", "/dashboard/webhooks/{endpoint_id}.json"): [_of("/dashboard/webhooks/{endpoint}.json")],
+    ("GET", "/dashboard/webhooks/{endpoint_id}"): [_of("/dashboard/webhooks/{endpoint}")],
+    ("POST", "/dashboard/webhooks/{endpoint_id}/save"): [
+        _of("/dashboard/webhooks/{endpoint}/save", {"url": "https://b.example.com/", "hears": "all"}),
+    ],
+    ("POST", "/dashboard/webhooks/{endpoint_id}/enable"): [_of("/dashboard/webhooks/{endpoint}/enable", {})],
+    ("POST", "/dashboard/webhooks/{endpoint_id}/disable"): [_of("/dashboard/webhooks/{endpoint}/disable", {})],
+    ("POST", "/dashboard/webhooks/{endpoint_id}/test"): [_of("/dashboard/webhooks/{endpoint}/test", {})],
+    ("POST", "/dashboard/webhooks/{endpoint_id}/replay"): [
+        _of("/dashboard/webhooks/{endpoint}/replay", {"since": "2026-01-01T00:00"}),
+    ],
+    ("POST", "/dashboard/webhooks/{endpoint_id}/promote"): [_of("/dashboard/webhooks/{endpoint}/promote", {})],
+    ("POST", "/dashboard/webhooks/{endpoint_id}/remove"): [_of("/dashboard/webhooks/{endpoint}/remove", {})],
+    ("POST", "/dashboard/webhooks/{endpoint_id}/rotate"): [_of("/dashboard/webhooks/{endpoint}/rotate", {})],
+    ("GET", "/dashboard/api-keys/new.json"): [_own("/dashboard/api-keys/new.json")],
+    ("GET", "/dashboard/api-keys/new"): [_own("/dashboard/api-keys/new")],
+    ("POST", "/dashboard/api-keys/new"): [_own("/dashboard/api-keys/new", {"name": "", "may": "all"})],
+    ("GET", "/dashboard/api-keys/{key_id}.json"): [_of("/dashboard/api-keys/{key}.json")],
+    ("GET", "/dashboard/api-keys/{key_id}"): [_of("/dashboard/api-keys/{key}")],
+    ("POST", "/dashboard/api-keys/{key_id}/rotate"): [_of("/dashboard/api-keys/{key}/rotate", {"overlap": "0"})],
+    ("POST", "/dashboard/api-keys/{key_id}/revoke"): [_of("/dashboard/api-keys/{key}/revoke", {})],
     ("GET", "/dashboard/patterns.json"): [_own("/dashboard/patterns.json")],
     ("GET", "/dashboard/patterns"): [_own("/dashboard/patterns")],
 }  # fmt: skip
@@ -187,6 +286,9 @@ FOR_ANYBODY = {
     ("POST", "/dashboard/sign-in"): "signs in by a password",
     ("POST", "/dashboard/sign-out"): "ends the session of its own cookie",
     ("POST", "/dashboard/mode"): "sets a cookie",
+    ("GET", "/dashboard/welcome"): "there is no merchant yet",
+    ("POST", "/dashboard/welcome"): "there is no merchant yet",
+    ("GET", "/dashboard/live"): "does not end: test_dashboard_live.py says that it tells of one's own alone",
     ("POST", "/webhooks/{processor}"): "is let in by the signature of an account's secret",
     ("POST", "/webhooks/{processor}/{account_id}"): "is let in by the signature of the account's secret",
     ("GET", "/checkout/{session_id}"): "the address is the customer's own",

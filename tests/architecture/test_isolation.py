@@ -9,7 +9,8 @@ from contextlib import closing
 
 import pytest
 
-from tests.network import NetworkBlockedError, blocked_hosts
+from loop.telemetry import open_transaction
+from tests.network import NetworkBlockedError, blocked_hosts, sent_in_transactions
 from tests.servers import run_sql
 
 OUTSIDE = "192.0.2.1"
@@ -51,6 +52,29 @@ async def test_loopback_stays_open(host: str) -> None:
         assert await reader.read() == b""
         writer.close()
         await writer.wait_closed()
+
+
+async def test_what_is_sent_inside_a_transaction_is_seen_on_new_and_on_open_connections() -> None:
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    async with server:
+        _, before = await asyncio.open_connection(host, port)
+        before.write(b"outside")
+        assert sent_in_transactions == []
+        with open_transaction():
+            before.write(b"inside")
+            assert len(sent_in_transactions) == 1
+            _, inside = await asyncio.open_connection(host, port)
+            inside.write(b"inside")
+            assert len(sent_in_transactions) == 2
+        for writer in (before, inside):
+            writer.close()
+            await writer.wait_closed()
+    sent_in_transactions.clear()
 
 
 @pytest.mark.parametrize("round_number", [1, 2])

@@ -12,7 +12,7 @@ from sqlalchemy.sql.elements import BinaryExpression
 from sqlmodel import SQLModel
 
 import loop.storage
-from loop.storage import orders
+from loop.storage import deliveries, orders, transactions
 from loop.storage.orders import OrderFilter
 from loop.storage.statements import Clause, Statement, Write
 from loop.storage.tables import Orders, Refunds, table
@@ -27,6 +27,7 @@ BY_OUR_OWN_ID = "the id comes from a row that was read for its merchant, or from
 BY_HASH = "it is found by the hash of a secret that only its holder has, and says itself whose it is"
 BY_SIGNATURE = "asked for before anybody is known: the account's own secret must then have signed what came"
 BY_ACCOUNT = "an account is one merchant's, and which one comes from a row that was read or from a verified signature"
+ONE_LOOK = "one look for all open pages, each of which is told of its own merchant's alone"
 EVERYBODY_S = "the process looks after every merchant's rows, and answers nobody"
 OPERATOR_S = "the command line's, which is the operator's; no address leads to it"
 
@@ -38,6 +39,11 @@ EXCEPTIONS: Mapping[str, str] = {
     "audit._LOCK_HEAD": "a chain is named by its merchant: the condition is the merchant's id under another name",
     "audit._NEWEST_OF_ALL": OPERATOR_S,
     "audit._READ_HEAD": OPERATOR_S,
+    "backlogs._IN_REVIEW": EVERYBODY_S,
+    "backlogs._NEW": EVERYBODY_S,
+    "backlogs._QUEUED": EVERYBODY_S,
+    "changes._EVENTS": ONE_LOOK,
+    "changes._TRIES": ONE_LOOK,
     "checkout._DUE": EVERYBODY_S,
     "checkout._GET": "the page's id is the customer's address; for the merchant's own calls it is compared after",
     "checkout._OF_ORDER": BY_OUR_OWN_ID,
@@ -45,7 +51,6 @@ EXCEPTIONS: Mapping[str, str] = {
     "deliveries._GET": BY_OUR_OWN_ID,
     "deliveries._NEXT_DUE": EVERYBODY_S,
     "disputes._GET": BY_OUR_OWN_ID,
-    "jobs._AGENDA": EVERYBODY_S,
     "jobs._TAKE_NEW": EVERYBODY_S,
     "merchants._BY_EMAIL": "signing in: nobody is known yet, and the password must fit",
     "merchants._GET": "the id is the caller's own",
@@ -61,6 +66,7 @@ EXCEPTIONS: Mapping[str, str] = {
     "processor_configs._IN_USE": EVERYBODY_S,
     "processor_configs._OF_PROCESSOR": BY_SIGNATURE,
     "processor_events._GET": BY_OUR_OWN_ID,
+    "processor_events._OLD": EVERYBODY_S,
     "reconciliation._FINDINGS": "of a run that was read for its merchant",
     "reconciliation._LAST": EVERYBODY_S,
     "reconciliation._PUT": "returns the id of the row that it has just written for its merchant",
@@ -71,6 +77,7 @@ EXCEPTIONS: Mapping[str, str] = {
     "sessions._LOCK": "the merchant is compared after",
     "sessions._TOKEN": BY_HASH,
     "webhooks._FIND_ENDPOINT": BY_OUR_OWN_ID,
+    "webhooks._OLD_EVENTS": EVERYBODY_S,
 }
 """Reads of merchants' rows that do not say whose, by name, and why that is right."""
 
@@ -127,6 +134,13 @@ def test_the_orders_lists_are_the_merchant_s_whatever_is_asked_for() -> None:
     for wanted in (OrderFilter(), OrderFilter(external_id="x"), OrderFilter(any_id="x")):
         _, conditions = orders._given(wanted)
         assert unscoped(select(table(Orders)).where(*conditions)) == set()
+    assert unscoped(transactions._listing(()).clause) == set()
+
+
+@pytest.mark.parametrize("has_cursor", [True, False])
+def test_so_are_the_lists_of_deliveries(has_cursor: bool) -> None:
+    for names in ((), ("endpoint_id",), tuple(deliveries._CONDITIONS)):
+        assert unscoped(deliveries._listing(names, has_cursor=has_cursor)) == set()
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ import tempfile
 from pathlib import Path
 from typing import Final, Literal
 
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, async_playwright
 
 from tests.browser.chromium import chromium_path
-from tests.browser.world import DAYS, EMAIL, PASSWORD, World, lived_in_world, new_world
+from tests.browser.desk import sign_in
+from tests.browser.world import DAYS, World, lived_in_world, new_world
 
 SIZES: Final = {"desktop": (1280, 800), "phone": (360, 720)}
 THEMES: Final[tuple[Literal["light", "dark"], ...]] = ("light", "dark")
@@ -21,19 +22,36 @@ PAGES: Final = {
     "refunds": "/dashboard/refunds",
     "disputes": "/dashboard/disputes",
     "reconciliation": "/dashboard/reconciliation",
+    "links": "/dashboard/links",
+    "links-new": "/dashboard/links/new",
+    "routing": "/dashboard/routing",
+    "routing-tried": "/dashboard/routing?amount=49.99&currency=EUR&method=card",
+    "routing-new": "/dashboard/routing/new",
+    "audit": "/dashboard/audit?check=1",
+    "settings": "/dashboard/settings",
+    "processors": "/dashboard/processors",
+    "processor": "/dashboard/processors/stripe",
+    "processor-new": "/dashboard/processors/razorpay",
+    "webhooks": "/dashboard/webhooks",
+    "webhook-new": "/dashboard/webhooks/new",
+    "deliveries": "/dashboard/webhooks/deliveries",
+    "deliveries-none": "/dashboard/webhooks/deliveries?type=dispute.won",
+    "api-keys": "/dashboard/api-keys",
+    "api-key-new": "/dashboard/api-keys/new",
     "patterns": "/dashboard/patterns",
     "not-found": "/dashboard/orders/ord_0",
 }
-EMPTY_PAGES: Final = ("overview", "orders", "refunds", "disputes", "reconciliation")
-
-
-async def sign_in(page: Page, url: str) -> None:
-    """Sign in as the shop's person."""
-    await page.goto(f"{url}/dashboard/sign-in")
-    await page.fill("#field-email", EMAIL)
-    await page.fill("#field-password", PASSWORD)
-    await page.click("main button")
-    await page.wait_for_url(f"{url}/dashboard")
+EMPTY_PAGES: Final = (
+    "overview",
+    "orders",
+    "refunds",
+    "disputes",
+    "reconciliation",
+    "links",
+    "routing",
+    "webhooks",
+    "deliveries",
+)
 
 
 async def _take(browser: Browser, world: World, pages: dict[str, str], *, folder: Path, only: str) -> None:
@@ -50,7 +68,6 @@ async def _take(browser: Browser, world: World, pages: dict[str, str], *, folder
                 if only not in name or name == "sign-in":
                     continue
                 await page.goto(world.url + address)
-                await page.wait_for_load_state("networkidle")
                 await page.screenshot(path=folder / f"{name}-{size}-{theme}.png", full_page=True)
                 if name == "order-captured":
                     await page.click("details.action.tone-bad > summary")
@@ -65,7 +82,8 @@ async def take(folder: Path, *, days: int, only: str) -> None:
         with tempfile.TemporaryDirectory() as place:
             async with lived_in_world(Path(place), days) as world:
                 orders = {f"order-{name}": f"/dashboard/orders/{order_id}" for name, order_id in world.orders.items()}
-                await _take(browser, world, {"sign-in": "/dashboard", **PAGES, **orders}, folder=folder, only=only)
+                pages = {"sign-in": "/dashboard", **PAGES, **orders, **world.places}
+                await _take(browser, world, pages, folder=folder, only=only)
         with tempfile.TemporaryDirectory() as place:
             async with new_world(Path(place)) as world:
                 empty = {f"{name}-empty": PAGES[name] for name in EMPTY_PAGES}

@@ -7,7 +7,7 @@ import json
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -57,6 +57,8 @@ class World:
     clock: Clock
     headers: dict[str, str] = field(default_factory=dict)
     orders: dict[str, str] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
+    """Pages of the dashboard worth a look whose addresses hold ids, by name."""
 
     @property
     def url(self) -> str:
@@ -98,6 +100,7 @@ async def new_world(folder: Path) -> AsyncIterator[World]:
             "data_dir": str(folder / "data"),
             "port": str(free_port()),
             "stripe_api_base": stub.url,
+            "razorpay_api_base": stub.url,
             "webhook_allow_networks": "127.0.0.0/8",
             "log_level": "error",
         }
@@ -161,6 +164,7 @@ async def live_today(world: World, webhook_url: str) -> None:
     key, persons = world.headers, {"Authorization": f"Bearer {signed_in['token']}"}
     world.headers = persons
     await world.call("PUT", "/api/merchants/me", {"webhookUrl": webhook_url})
+    await _connect_programs(world, webhook_url)
     rule = {"name": "Euros to the sandbox first", "priority": 1, "conditions": {"currencies": ["EUR"]}}
     await world.call("POST", "/api/routing-rules", {**rule, "processors": ["sandbox", "stripe"]})
     world.headers = key
@@ -186,6 +190,49 @@ async def live_today(world: World, webhook_url: str) -> None:
     world.headers = key
     await _dispute(world, named["disputed"], accounts["sandbox"])
     await _compare(world, named["in-review"], accounts["stripe"])
+    await _make_rules_and_links(world, persons)
+
+
+async def _connect_programs(world: World, webhook_url: str) -> None:
+    """Make a second endpoint, and keys of which one ends soon."""
+    stock = {"url": f"{webhook_url}?for=stock", "description": "Stock", "events": ["payment.captured"]}
+    await world.call("POST", "/api/webhook-endpoints", stock)
+    soon = world.clock.now() + timedelta(days=4)
+    bookkeeping = {"name": "bookkeeping", "mode": "test", "scopes": ["orders:read"], "expiresAt": soon.isoformat()}
+    made = await world.call("POST", "/api/api-keys", bookkeeping)
+    world.places["api-key"] = f"/dashboard/api-keys/{made['apiKey']['id']}"
+    await world.call("POST", "/api/api-keys", {"name": "shop", "mode": "live", "scopes": ["*"]})
+
+
+async def _make_rules_and_links(world: World, persons: Mapping[str, str]) -> None:
+    """Make a rule that shares orders out, one that nothing reaches, and links: open, closed and paid."""
+    key, world.headers = world.headers, dict(persons)
+    large = {"currencies": ["EUR", "USD"], "amountMin": 50_000, "brands": ["visa", "mastercard"], "countries": ["DE"]}
+    for name, priority, conditions, target in (
+        ("Large orders are shared out", 20, large, {"split": {"stripe": 70, "sandbox": 30}}),
+        ("Small euros", 30, {"currencies": ["EUR"], "amountMax": 900}, {"processors": ["stripe"]}),
+    ):
+        rule = {"name": name, "priority": priority, "conditions": conditions, **target}
+        made = await world.call("POST", "/api/routing-rules", rule)
+        world.places.setdefault("rule", f"/dashboard/routing/{made['id']}")
+    world.headers = key
+    sessions = []
+    for amount, purpose in ((4_999, "Two desk lamps"), (12_000, "Deposit for the loft"), (2_500, "A shade")):
+        wanted = {"amount": amount, "currency": "EUR", "successUrl": f"{world.url}/dashboard"}
+        lines = [{"name": purpose, "amount": amount}]
+        sessions.append(await world.call("POST", "/v1/checkout/sessions", {**wanted, "lineItems": lines}))
+    world.places["link"] = f"/dashboard/links/{sessions[0]['id']}"
+    await world.call("POST", f"/v1/checkout/sessions/{sessions[1]['id']}/expire", {})
+    paid = await world.call("GET", f"/v1/checkout/sessions/{sessions[2]['id']}")
+    await world.pay(paid["orderId"], {"paymentMethod": {"type": "card", "token": "tok_approve"}})
+
+
+async def _find_places(world: World) -> None:
+    """Find a delivery that was refused, and its endpoint."""
+    refused = (await world.call("GET", "/api/webhooks?limit=100"))["data"]
+    row = next(each for each in refused if each["lastStatusCode"] == 500)
+    world.places["endpoint"] = f"/dashboard/webhooks/{row['endpointId']}"
+    world.places["delivery"] = f"/dashboard/webhooks/deliveries/{row['id']}/{row['endpointId']}"
 
 
 async def _dispute(world: World, order_id: str, account_id: str) -> None:
@@ -237,4 +284,5 @@ async def lived_in_world(folder: Path, days: int = DAYS) -> AsyncIterator[World]
         await live_through(world, days)
         await live_today(world, webhook_url)
         await asyncio.sleep(1)  # for the deliveries, which nobody here waits for
+        await _find_places(world)
         yield world

@@ -9,8 +9,7 @@ from typing import TypeVar
 
 from loop.testing.stub_ledger import read_ledger
 from tests.e2e.crash_child import SANDBOX_LEDGER
-from tests.e2e.houses import House
-from tests.e2e.mischief import FickleMerchant
+from tests.e2e.houses import AttentiveMerchant, House, Premises
 
 _Key = TypeVar("_Key", tuple[str, str], tuple[str, str, str])
 
@@ -34,10 +33,11 @@ class Moved:
 
 def movements(house: House, ledger: Path) -> list[Moved]:
     """Return what all processors wrote down."""
-    return [*_of_stubs(ledger), *of_sandbox(house)]
+    return [*of_stubs(ledger), *of_sandbox(house)]
 
 
-def _of_stubs(ledger: Path) -> Iterable[Moved]:
+def of_stubs(ledger: Path) -> Iterable[Moved]:
+    """Return what the stand-in processors wrote down."""
     for row in read_ledger(ledger):
         processor = "stripe" if row.account.startswith("acct_") else "razorpay"
         order_id, attempt_id = row.metadata.get("loop_order_id", ""), row.metadata["loop_attempt_id"]
@@ -60,7 +60,11 @@ def of_sandbox(house: House) -> Iterable[Moved]:
 
 def assert_books_agree(house: House, ledger: Path) -> None:
     """Compare the ledgers with Loop's transactions, by account, by attempt and with the orders' sums."""
-    moved = movements(house, ledger)
+    assert_all_moved(house, movements(house, ledger))
+
+
+def assert_all_moved(house: Premises, moved: list[Moved]) -> None:
+    """Compare what moved with Loop's transactions, by account, by attempt and with the orders' sums."""
     rows = house.rows(
         "SELECT transactions.*, payment_attempts.is_manual_capture FROM transactions"
         " JOIN payment_attempts ON payment_attempts.id = transactions.attempt_id WHERE transactions.status = 'success'"
@@ -105,7 +109,7 @@ def _side(moved: Moved, *, is_manual: bool) -> tuple[str, int]:
 
 
 def _take_back_reversed(
-    house: House, of_account: Counter[tuple[str, str, str]], of_attempt: Counter[tuple[str, str]]
+    house: Premises, of_account: Counter[tuple[str, str, str]], of_attempt: Counter[tuple[str, str]]
 ) -> None:
     """Leave out refunds that succeeded and then failed: Loop keeps both rows."""
     for row in house.rows(
@@ -117,7 +121,7 @@ def _take_back_reversed(
         of_attempt[row["attempt_id"], GIVEN_BACK] -= row["amount_minor"]
 
 
-def _assert_sums(house: House, of_attempt: Counter[tuple[str, str]]) -> None:
+def _assert_sums(house: Premises, of_attempt: Counter[tuple[str, str]]) -> None:
     attempts: defaultdict[str, list[str]] = defaultdict(list)
     for row in house.rows("SELECT id, order_id FROM payment_attempts WHERE NOT is_duplicate"):
         attempts[row["order_id"]].append(row["id"])
@@ -132,7 +136,7 @@ def _assert_sums(house: House, of_attempt: Counter[tuple[str, str]]) -> None:
         assert order["amount_refund_reserved_minor"] == given_back + on_its_way[order["id"]], order
 
 
-def _assert_charged_once(house: House, moved: list[Moved]) -> None:
+def _assert_charged_once(house: Premises, moved: list[Moved]) -> None:
     """Hold that an order is charged once at most, but for what was given back whole."""
     kept: defaultdict[str, Counter[str]] = defaultdict(Counter)
     charges: Counter[str] = Counter()
@@ -149,7 +153,7 @@ def _assert_charged_once(house: House, moved: list[Moved]) -> None:
         assert sum(by_attempt.values()) <= orders[order_id]["amount_minor"]
 
 
-def _assert_disputed(house: House, moved: list[Moved]) -> None:
+def _assert_disputed(house: Premises, moved: list[Moved]) -> None:
     at_stake = Counter[str]()
     for each in moved:
         at_stake[each.order_id] += DISPUTES.get(each.kind, 0) * each.amount
@@ -157,7 +161,7 @@ def _assert_disputed(house: House, moved: list[Moved]) -> None:
         assert order["amount_disputed_minor"] == at_stake[order["id"]], order
 
 
-def assert_all_was_told(house: House, server: FickleMerchant) -> None:
+def assert_all_was_told(house: Premises, server: AttentiveMerchant) -> None:
     """Compare the committed events with what the merchant took, and every try of one with its text."""
     events = house.rows("SELECT * FROM webhook_events")
     assert server.received.keys() <= {event["id"] for event in events}
@@ -175,7 +179,14 @@ def assert_all_was_told(house: House, server: FickleMerchant) -> None:
 
 
 def assert_at_rest(house: House, unclear: Collection[str] = ()) -> None:
-    """Hold that nothing is left to be done, nothing is dead, and the file is sound.
+    """Hold that all is done (see `assert_all_done`), and the file is sound."""
+    assert_all_done(house, unclear)
+    assert house.rows("PRAGMA integrity_check") == [{"integrity_check": "ok"}]
+    assert house.rows("PRAGMA foreign_key_check") == []
+
+
+def assert_all_done(house: Premises, unclear: Collection[str] = ()) -> None:
+    """Hold that nothing is left to be done, and nothing is dead.
 
     `unclear` are the orders of which it will never be known what became of a call: a person must look at them.
     """
@@ -192,8 +203,6 @@ def assert_at_rest(house: House, unclear: Collection[str] = ()) -> None:
     assert {attempt["order_id"] for attempt in live} <= set(unclear), live[:3]
     open_refunds = house.rows("SELECT * FROM refunds WHERE status NOT IN ('succeeded', 'failed')")
     assert {refund["order_id"] for refund in open_refunds} <= set(unclear), open_refunds[:3]
-    assert house.rows("PRAGMA integrity_check") == [{"integrity_check": "ok"}]
-    assert house.rows("PRAGMA foreign_key_check") == []
 
 
 _WAITING = ("processing", "requires_action")

@@ -9,11 +9,11 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import aiohttp
 from aiohttp import web
@@ -68,6 +68,14 @@ async def listening(app: web.Application) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
+NEWS = frozenset(
+    {
+        "payment.requires_action", "payment.authorized", "payment.captured", "payment.failed", "payment.cancelled",
+    }
+)  # fmt: skip
+"""Events after which a merchant has something to do."""
+
+
 @dataclass
 class MerchantServer:
     """Takes webhooks and remembers their bodies by event id."""
@@ -78,6 +86,43 @@ class MerchantServer:
     async def take(self, request: web.Request) -> web.StreamResponse:
         self.received.setdefault(request.headers["webhook-id"], []).append(await request.read())
         return web.Response()
+
+
+@dataclass
+class AttentiveMerchant(MerchantServer):
+    """A merchant's server that wakes who waits for news of an order."""
+
+    taken: set[str] = field(default_factory=set)
+    _news: dict[str, asyncio.Event] = field(default_factory=dict)
+
+    async def take(self, request: web.Request) -> web.StreamResponse:
+        answer = await super().take(request)
+        self.heed(request.headers["webhook-id"], json.loads(await request.read()))
+        return answer
+
+    def heed(self, event_id: str, event: Mapping[str, Any]) -> None:
+        """Take note of an event, and tell who waits for it."""
+        self.taken.add(event_id)
+        if event["eventType"] in NEWS:
+            self.news(event["orderId"]).set()
+
+    def news(self, order_id: str) -> asyncio.Event:
+        """Return what is set when there is something to do for an order."""
+        return self._news.setdefault(order_id, asyncio.Event())
+
+
+class Premises(Protocol):
+    """An installation of Loop, as its merchant and an auditor know it."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def url(self) -> str: ...
+
+    def rows(self, query: str, *arguments: object) -> list[dict[str, Any]]:
+        """Read what is committed."""
+        ...
 
 
 @dataclass

@@ -23,7 +23,7 @@ from loop.testing.stub_psp import StubProcessor
 from loop.testing.stub_webhooks import stripe_signature
 from tests.e2e.clocks import SharedClock
 from tests.e2e.fault_tables import ANY_CALL, FAULTS, HELD, NEVER_CLEAR, REFUSALS, UNDONE, FaultTable
-from tests.e2e.houses import GONE, MerchantServer
+from tests.e2e.houses import GONE, AttentiveMerchant, MerchantServer
 from tests.e2e.standings import Standing, Standings
 
 Chance: TypeAlias = random.Random
@@ -33,13 +33,6 @@ LATE_S = 60
 
 RAZORPAY_KEY_SECRET = "a-key-secret"
 STRIPE_SECRET, RAZORPAY_SECRET, SANDBOX_SECRET = "whsec_stripe", "a-webhook-secret", "whsec_sandbox"
-
-NEWS = frozenset(
-    {
-        "payment.requires_action", "payment.authorized", "payment.captured", "payment.failed", "payment.cancelled",
-    }
-)  # fmt: skip
-"""Events after which a merchant has something to do."""
 
 OUTAGE = ("refused", "dropped")
 """What becomes of webhooks while a merchant's server is out."""
@@ -236,12 +229,11 @@ def attempt_of(store: Store, kind: str, object_id: str) -> str | None:
     return None
 
 
-class FickleMerchant(MerchantServer):
-    """A merchant's server that does not always take what it is sent, and wakes who waits for news of an order."""
+class FickleMerchant(AttentiveMerchant):
+    """A merchant's server that does not always take what it is sent."""
 
     def __init__(self, mischief: Mischief) -> None:
         super().__init__()
-        self.taken: set[str] = set()
         self.hung: list[str] = []
         """Orders that a webhook is about which has not been answered."""
         self.hung_s = HUNG_S
@@ -249,10 +241,9 @@ class FickleMerchant(MerchantServer):
         """Whether it takes nothing at all."""
         self._mischief = mischief
         self._refusals_left: Counter[str] = Counter()
-        self._news: dict[str, asyncio.Event] = {}
 
     async def take(self, request: web.Request) -> web.StreamResponse:
-        taken = await super().take(request)
+        taken = await MerchantServer.take(self, request)
         self._mischief.beats += 1
         event = json.loads(await request.read())
         order_id = event["orderId"]
@@ -266,9 +257,7 @@ class FickleMerchant(MerchantServer):
             case "hung":
                 await self._hang(order_id)
                 return web.Response(status=503)
-        self.taken.add(request.headers["webhook-id"])
-        if event["eventType"] in NEWS:
-            self.news(order_id).set()
+        self.heed(request.headers["webhook-id"], event)
         return taken
 
     def _refusal(self, standing: Standing | None, event_id: str) -> str | None:
@@ -289,10 +278,6 @@ class FickleMerchant(MerchantServer):
         finally:
             with suppress(ValueError):  # Loop has died meanwhile
                 self.hung.remove(order_id)
-
-    def news(self, order_id: str) -> asyncio.Event:
-        """Return what is set when there is something to do for an order."""
-        return self._news.setdefault(order_id, asyncio.Event())
 
 
 @dataclass

@@ -1,113 +1,45 @@
 """The command line as an operator uses it: every command in its own process, beside a running `loop serve`."""
 
 import json
-import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from loop.cli import EXIT_CODES
 from loop.domain.errors import ErrorKind
+from tests.e2e.shells import Commands, commands_in, send, serving_on
 
-STARTED_WITHIN_S = 30.0
 HEAVY_MODULES = {"sqlalchemy", "sqlmodel", "alembic", "starlette", "uvicorn", "aiohttp", "stripe", "cryptography"}
 """Of Loop's own choice; Typer itself takes pydantic where it is installed."""
 
 
-@dataclass(frozen=True)
-class Commands:
-    """Runs `loop` with a data directory of its own."""
-
-    environment: dict[str, str]
-
-    def run(self, *arguments: str, piped: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "loop", *arguments],
-            env=self.environment,
-            input=piped,
-            text=True,
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
-
-    def ok(self, *arguments: str, piped: str = "") -> str:
-        done = self.run(*arguments, piped=piped)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-
 @pytest.fixture
 def commands(tmp_path: Path) -> Commands:
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    return Commands({**kept, "LOOP_DATA_DIR": str(tmp_path / "loop")})
+    return commands_in(tmp_path / "loop")
 
 
 @pytest.fixture
 def serving(commands: Commands) -> Iterator[int]:
-    """Run `loop serve` with no configuration but a free port, and yield the port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with subprocess.Popen(
-        [sys.executable, "-m", "loop", "serve", "--port", str(port)],
-        env=commands.environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            _wait_for(port, process)
-            yield port
-        finally:
-            process.terminate()
-            _, said = process.communicate(timeout=30)
-        assert process.returncode == 0, said
-        assert "loop merchant create" in said
-
-
-def _wait_for(port: int, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + STARTED_WITHIN_S
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()[1]
-        try:
-            _send(port, "GET", "/health")
-        except ConnectionError:
-            time.sleep(0.05)
-        else:
-            return
-    pytest.fail("loop serve did not start")
-
-
-def _send(port: int, method: str, path: str, *, key: str = "", body: object = None) -> Any:
-    connection = HTTPConnection("127.0.0.1", port, timeout=15)
-    with closing(connection):
-        connection.request(method, path, None if body is None else json.dumps(body), {"X-API-Key": key})
-        answer = connection.getresponse()
-        content = json.loads(answer.read())
-    assert answer.status < 300, content
-    return content
+    with serving_on(commands) as port:
+        yield port
 
 
 def test_a_first_payment_with_the_words_of_the_readme(commands: Commands, serving: int) -> None:
     made = json.loads(commands.ok("merchant", "create", "--name", "My shop", "--email", "me@example.com", "--json"))
     key = made["apiKey"]
     commands.ok("processor", "set", "me@example.com", "sandbox")
-    order = _send(serving, "POST", "/v1/orders", key=key, body={"amount": 4999, "currency": "USD"})
+    order = send(serving, "POST", "/v1/orders", key=key, body={"amount": 4999, "currency": "USD"})
     token = {"paymentMethod": {"type": "card", "token": "tok_approve"}}
-    paid = _send(serving, "POST", f"/v1/orders/{order['id']}/pay", key=key, body=token)
+    paid = send(serving, "POST", f"/v1/orders/{order['id']}/pay", key=key, body=token)
     assert paid["status"] == "captured"
-    refunded = _send(serving, "POST", f"/v1/orders/{order['id']}/refund", key=key, body={"amount": 1000})
+    refunded = send(serving, "POST", f"/v1/orders/{order['id']}/refund", key=key, body={"amount": 1000})
     assert refunded["status"] == "success"
     assert str(order["id"]) in commands.ok("order", "list", "me@example.com")
     shown = commands.ok("order", "show", str(order["id"]))
@@ -122,7 +54,7 @@ def test_routing_is_listed_and_tried_out(commands: Commands, serving: int) -> No
     commands.ok("processor", "set", "me@example.com", "sandbox")
     commands.ok("processor", "set", "me@example.com", "stripe", piped=json.dumps({"secretKey": "sk_test_1"}))
     content = {"name": "[Visa]", "conditions": {"brands": ["visa"], "countries": ["IN"]}, "processors": ["sandbox"]}
-    rule = _send(serving, "POST", "/api/routing-rules", key=made["apiKey"], body=content)
+    rule = send(serving, "POST", "/api/routing-rules", key=made["apiKey"], body=content)
     listed = commands.ok("routing", "list", "me@example.com")
     assert rule["id"] in listed
     assert "[Visa]" in listed
@@ -146,7 +78,7 @@ def test_a_payment_link_is_an_address_and_a_code_for_a_phone(commands: Commands,
     url = made.stdout.strip()
     assert "/checkout/cs_" in url
     assert "\u2588" in made.stderr  # the code's dark squares
-    state = _send(serving, "GET", f"/checkout/{url.rpartition('/')[2]}/state")
+    state = send(serving, "GET", f"/checkout/{url.rpartition('/')[2]}/state")
     assert state == {"face": "payable", "attempt": ""}
     told = json.loads(commands.ok("checkout", "link", "me@example.com", *amount, "--live", "--json"))
     assert set(told) == {"id", "url", "orderId"}
@@ -193,16 +125,16 @@ def test_merchants_and_keys(commands: Commands) -> None:
 
 def test_a_password_is_reset_and_nobody_stays_signed_in(commands: Commands, serving: int) -> None:
     new = {"name": "Shop", "email": "a@example.com", "password": "a long password"}
-    signed_in = _send(serving, "POST", "/api/auth/register", body=new)
+    signed_in = send(serving, "POST", "/api/auth/register", body=new)
     said = commands.ok("merchant", "reset-password", "a@example.com", piped="another password\n")
     assert said == "The password is set; 1 sessions were ended.\n"
     refused = _status(serving, "/api/auth/refresh", {"refreshToken": signed_in["refreshToken"]})
     old = _status(serving, "/api/auth/login", {"email": new["email"], "password": new["password"]})
     assert (refused, old) == (401, 401)
-    _send(serving, "POST", "/api/auth/login", body={"email": new["email"], "password": "another password"})
+    send(serving, "POST", "/api/auth/login", body={"email": new["email"], "password": "another password"})
     made_up = json.loads(commands.ok("merchant", "reset-password", "a@example.com", "--json"))
     assert made_up["sessionsEnded"] == 1
-    _send(serving, "POST", "/api/auth/login", body={"email": new["email"], "password": made_up["password"]})
+    send(serving, "POST", "/api/auth/login", body={"email": new["email"], "password": made_up["password"]})
 
 
 def _status(port: int, path: str, body: object) -> int:

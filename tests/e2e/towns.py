@@ -14,6 +14,7 @@ from loop import config
 from loop.domain.ids import PREFIX_ROUTING_RULE
 from loop.domain.routing_rules import Conditions, Rule
 from loop.runtime import opened
+from loop.testing.stub_psp import StubProcessor
 from loop.testing.stub_razorpay import account_id as razorpay_account
 from loop.testing.stub_stripe import account_id as stripe_account
 from loop.testing.stub_webhooks import Endpoint, WebhookFaults
@@ -208,14 +209,14 @@ async def town(nursery: Nursery, database_url: str, *, chance: Chance, table: Fa
         url = await stack.enter_async_context(listening(app))
         server.url = f"{url}/hooks"
         async with opened(config.load(house.flags, environ={})) as context:
-            house.key = await _furnish(context, stub, server.url, relay_url=url)
+            house.key = await furnish(context, stub, server.url, relay_url=url)
         stack.push_async_callback(house.clear)
         yield Town(
             house, clock, stub, mischief, server, Shop(session, house, server, stub.url), standings, relay, session
         )
 
 
-async def _furnish(context: Context, stub: WatchedStub, hooks_url: str, *, relay_url: str) -> str:
+async def furnish(context: Context, stub: StubProcessor, hooks_url: str, *, relay_url: str) -> str:
     """Make the merchant with an account at each processor and currencies that go to each; return an API key."""
     merchant = (await merchants.create(context, NewMerchant("Shop", "shop@example.com", "correct horse"))).merchant
     await merchants.update_profile(context, merchant.id, ProfileChange(has_webhook_url=True, webhook_url=hooks_url))

@@ -166,6 +166,13 @@ async def test_a_migrated_postgres_is_opened(empty_postgres_url: str, tmp_path: 
         pass
 
 
+async def test_a_url_may_say_what_postgres_tools_understand(empty_postgres_url: str, tmp_path: Path) -> None:
+    url = f"{empty_postgres_url}&sslmode=prefer&application_name=loop"
+    await migrate(url)
+    async with opened(settings_for(url, tmp_path)) as context, context.database.reading():
+        pass
+
+
 async def test_sqlite_is_migrated_when_it_is_opened(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'loop.db'}"
     async with opened(settings_for(url, tmp_path)):

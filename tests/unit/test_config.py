@@ -151,6 +151,11 @@ def test_a_database_is_a_sqlite_file_or_postgres(tmp_path: Path) -> None:
         ("LOOP_WEBHOOK_ALLOW_NETWORKS", "127.0.0.1/8"),
         ("LOOP_WEBHOOK_ALLOW_NETWORKS", "localhost"),
         ("LOOP_ENCRYPTION_KEYS_PREVIOUS", f"{KEY},canary"),
+        ("LOOP_METRICS_TOKEN", "canary"),
+        ("LOOP_OTEL_SAMPLE_PERCENT", "101"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "canary"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-token=canary,x-other"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-token=canary\r\nx-other: 1"),
     ],
 )
 def test_a_value_of_the_wrong_form_is_refused_with_what_it_must_be(tmp_path: Path, variable: str, value: str) -> None:
@@ -346,6 +351,8 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
             "JWT_SECRET": JWT,
             "ENCRYPTION_KEY": KEY,
             "LOOP_ENCRYPTION_KEYS_PREVIOUS": f"{JWT[::-1]},{KEY[::-1]}",
+            "LOOP_METRICS_TOKEN": "canary of the metrics 0123456789abcdef",
+            "OTEL_EXPORTER_OTLP_HEADERS": "Authorization=Basic canary==",
         },
     )
     shown = f"{settings} {settings!r} {settings.explain()} {settings.jwt_secret} {[settings.encryption_key]}"
@@ -370,7 +377,8 @@ def test_secrets_compare_by_what_they_hide() -> None:
 
 def test_every_name_of_the_contract_is_read_with_and_without_prefix() -> None:
     shared = """DATABASE_URL REDIS_URL JWT_SECRET ENCRYPTION_KEY CORS_ORIGINS CHECKOUT_BASE_URL PORT
-        OTEL_EXPORTER_OTLP_ENDPOINT OTEL_SERVICE_NAME LOG_LEVEL STRIPE_API_BASE RAZORPAY_API_BASE"""
+        OTEL_EXPORTER_OTLP_ENDPOINT OTEL_EXPORTER_OTLP_HEADERS OTEL_SERVICE_NAME
+        LOG_LEVEL STRIPE_API_BASE RAZORPAY_API_BASE"""
     own = "LOOP_DATA_DIR LOOP_CONFIG LOOP_WEBHOOK_ALLOW_NETWORKS"
     known = {variable for name, setting in SETTINGS.items() for variable in setting.variables(name)}
     assert {*shared.split(), *own.split()} <= known

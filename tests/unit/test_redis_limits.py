@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from loop.domain.rate_limits import BURST_S
 from loop.server.rate_limits import LocalLimiter, RouteClass
 from loop.server.redis_limits import ANSWER_WITHIN_S, RETRY_AFTER_S, opened
+from loop.telemetry import open_transaction
 from tests.servers import running_redis
 
 READ, WRITE = RouteClass.READ, RouteClass.WRITE
@@ -123,3 +124,9 @@ async def test_a_redis_that_was_never_there_stops_nothing() -> None:
     async with opened("redis://:hunter2@127.0.0.1:1/0", RATES) as limiter:
         assert "hunter2" not in repr(limiter)
         assert await limiter.take(READ, "key_a") == (BURST_S, BURST_S - 1, 1, 0)
+
+
+async def test_no_request_is_counted_inside_a_transaction() -> None:
+    async with opened("redis://127.0.0.1:1/0", RATES) as limiter:
+        with open_transaction(), pytest.raises(RuntimeError, match="transaction"):
+            await limiter.take(READ, "key_a")

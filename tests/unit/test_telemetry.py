@@ -332,12 +332,12 @@ def test_libraries_write_through_the_same_formatter_but_not_their_noise(log_file
     logging.getLogger("aiosqlite").debug("noise")
     logging.getLogger("uvicorn.error").info("Started server process [%d]", 1)
     logging.getLogger("asyncio").error("Task was destroyed but it is pending!")
-    logging.getLogger("arq.worker").info("arguments that %d not fit", "do")
+    logging.getLogger("redis.client").info("arguments that %d not fit", "do")
     events = [(line["logger"], line["event"]) for line in read(log_file)]
     assert events == [
         ("uvicorn.error", "Started server process [1]"),
         ("asyncio", "Task was destroyed but it is pending!"),
-        ("arq.worker", "arguments that %d not fit [with arguments that do not fit]"),
+        ("redis.client", "arguments that %d not fit [with arguments that do not fit]"),
     ]
 
 

@@ -13,7 +13,8 @@ from loop.storage.sqlite import SqliteDatabase
 from loop.storage.tables import metadata
 from loop.workflows.context import Context
 from tests.builders import Clock, Shop, open_shop, settings_for
-from tests.servers import run_sql, with_database
+from tests.canaries import aviary
+from tests.servers import rows_of, run_sql, with_database
 
 END_OTHERS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -34,10 +35,11 @@ def reused_postgres_url(postgres_url: str, postgres_template: str) -> Iterator[s
 
 
 @pytest.fixture
-def postgres_database_url(reused_postgres_url: str) -> str:
-    """Return the URL of a migrated PostgreSQL database without a row."""
+def postgres_database_url(reused_postgres_url: str) -> Iterator[str]:
+    """Yield the URL of a migrated PostgreSQL database without a row, which holds no secret in the end."""
     run_sql(reused_postgres_url, END_OTHERS, WITHOUT_TRIGGERS, EMPTY_ALL)
-    return reused_postgres_url
+    yield reused_postgres_url
+    aviary.require_none_in_rows(rows_of(reused_postgres_url))
 
 
 async def open_database(database_url: str) -> Database:

@@ -27,7 +27,7 @@ from loop.storage.deliveries import EventWithDelivery
 from loop.storage.jobs import LEASE
 from loop.storage.tables import DELIVER
 from loop.storage.webhooks import Endpoint
-from loop.workflows import deliveries, merchants, webhook_endpoints
+from loop.workflows import deliveries, merchants, retention, webhook_endpoints
 from loop.workflows.context import Context
 from loop.workflows.merchants import ProfileChange
 from loop.workflows.webhook_endpoints import MAX_ENDPOINTS, EndpointChange, NewEndpoint
@@ -534,10 +534,10 @@ async def test_a_try_without_an_answer_is_logged_too_and_all_of_it_is_forgotten_
     (attempt,) = await attempts_of(shop, event.id)
     assert (attempt.status_code, attempt.answer, attempt.address) == (None, None, None)
     assert attempt.error == "ClientConnectorError"
-    clock.forward(seconds=deliveries.ATTEMPTS_KEPT.total_seconds() - 1)
-    assert await deliveries.purge_attempts(context) == 0
+    clock.forward(days=context.settings.keep_attempts_days, seconds=-1)
+    assert await retention.purge_delivery_attempts(context) == 0
     clock.forward(seconds=2)
-    assert await deliveries.purge_attempts(context) == 1
+    assert await retention.purge_delivery_attempts(context) == 1
     assert await attempts_of(shop, event.id) == []
 
 

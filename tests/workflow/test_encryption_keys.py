@@ -43,10 +43,15 @@ def settings(database_url: str, tmp_path: Path) -> Callable[..., Settings]:
 
 
 def open_loop(
-    settings: Settings, reached: Callable[[str], None] = lambda _: None, **how: bool
+    settings: Settings,
+    reached: Callable[[str], None] = lambda _: None,
+    *,
+    is_rotating: bool = False,
+    may_lack_keys: bool = False,
 ) -> AbstractAsyncContextManager[Context]:
     """Open a Loop whose clock stands at midnight, so that no secret expires between two of them."""
-    return opened(settings, Chance(now=Clock().now, reached=reached), **how)
+    chance = Chance(now=Clock().now, reached=reached)
+    return opened(settings, chance, is_rotating=is_rotating, may_lack_keys=may_lack_keys)
 
 
 def rotating(

@@ -9,6 +9,7 @@ import pytest
 from loop.storage import jobs, merchants
 from loop.storage.database import Database
 from loop.storage.jobs import LEASE, Job, LeaseLostError
+from loop.storage.tables import DELIVER
 from loop.workers import execute as executing
 from loop.workers.execute import execute
 from loop.workflows.context import Context
@@ -228,10 +229,18 @@ async def test_after_too_many_failures_a_job_is_dead_and_kept(
         assert await jobs.next_due(reader) is None
 
 
-async def test_a_job_of_an_unknown_kind_is_dead_at_once(context: Context, clock: Clock) -> None:
-    await execute(context, await claimed_job(context, clock))
-    after = await the_job(context.database)
-    assert (after.is_dead, after.last_error) == (True, "no handler for test")
+async def test_a_kind_that_is_not_asked_for_is_neither_claimed_nor_on_the_agenda(
+    database: Database, clock: Clock
+) -> None:
+    known = frozenset({"test", DELIVER})
+    await insert(database, job("later s", kind="of a later version"), job("known"), job("line", kind=DELIVER))
+    async with database.transaction() as session:
+        claimed = await jobs.claim(session, clock.now(), 10, kinds=known)
+        assert {each.id for each in claimed} == {"known", "line"}
+        agenda = await jobs.agenda(session, known)
+        assert (agenda.jobs_at, agenda.deliveries_at) == (clock.at + LEASE, clock.at + LEASE)
+        (left,) = await jobs.claim(session, clock.now(), 10)
+    assert (left.id, left.fence) == ("later s", 1)
 
 
 async def test_a_handler_that_takes_too_long_has_failed(

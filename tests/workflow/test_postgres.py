@@ -3,15 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import TypeAlias
 
-import asyncpg
 import pytest
 
 from loop.domain.errors import ErrorKind, LoopError
 from loop.storage import merchants, orders, postgres
 from loop.storage.postgres import PostgresDatabase, open_postgres
 from tests.builders import merchant, order
+from tests.locks import Outsider, find_out_last, outside, until_somebody_waits
 
 POOL_SIZE = 3
 
@@ -24,13 +23,9 @@ async def database(postgres_database_url: str) -> AsyncIterator[PostgresDatabase
 
 
 @pytest.fixture
-async def outsider(postgres_database_url: str) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
-    connection = await asyncpg.connect(postgres_database_url)
-    yield connection
-    await connection.close()
-
-
-Outsider: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+async def outsider(postgres_database_url: str) -> AsyncIterator[Outsider]:
+    async with outside(postgres_database_url) as connection:
+        yield connection
 
 
 async def add(database: PostgresDatabase, number: int) -> None:
@@ -92,7 +87,9 @@ async def test_more_callers_than_connections_wait_for_their_turn(database: Postg
     assert await count(database) == 20 * POOL_SIZE
 
 
-async def test_waiting_for_a_connection_is_bounded(database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_for_a_connection_is_bounded(
+    database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(postgres, "ACQUIRE_TIMEOUT_S", 0.05)
     release = asyncio.Event()
 
@@ -102,9 +99,10 @@ async def test_waiting_for_a_connection_is_bounded(database: PostgresDatabase, m
 
     holders = [asyncio.create_task(hold()) for _ in range(POOL_SIZE)]
     await asyncio.sleep(0)
-    with pytest.raises(LoopError) as refused:
+    with pytest.raises(LoopError, match="in use") as refused:
         await add(database, 1)
     assert_unavailable(refused.value)
+    assert [record.getMessage() for record in caplog.records] == ["database.connections_in_use"]
     release.set()
     await asyncio.gather(*holders)
     await add(database, 1)
@@ -173,3 +171,92 @@ async def test_of_two_that_wait_for_each_other_one_is_told_to_come_again(databas
     assert one is not None
     assert other is not None
     assert one.last_error_message == other.last_error_message
+
+
+async def backend(database: PostgresDatabase) -> int:
+    """Return which of the server's processes the only connection has."""
+    connection = await database._connections.take()
+    found = await connection.fetchval("SELECT pg_backend_pid()")
+    database._connections.give_back(connection, is_usable=True)
+    return int(found)
+
+
+async def add_and_lock(database: PostgresDatabase) -> None:
+    async with database.transaction() as session:
+        await session.run_together([merchants.insertion(merchant(2))])
+        await merchants.lock(session, "mer_1")
+
+
+async def test_waiting_for_another_s_row_is_bounded_by_the_server_and_costs_no_connection(
+    postgres_database_url: str, outsider: Outsider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "LOCK_TIMEOUT_S", 0.1)
+    database = await open_postgres(postgres_database_url, 1)
+    await add(database, 1)
+    before = await backend(database)
+    async with outsider.transaction():
+        await outsider.execute("SELECT 1 FROM merchants FOR UPDATE")
+        with pytest.raises(LoopError) as refused:
+            await add_and_lock(database)
+    assert_unavailable(refused.value)
+    assert await count(database) == 1
+    assert await backend(database) == before
+    await database.close()
+
+
+async def test_a_statement_that_takes_too_long_is_ended_by_the_server(
+    postgres_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "STATEMENT_TIMEOUT_S", 0.1)
+    database = await open_postgres(postgres_database_url, 1)
+    before = await backend(database)
+    with pytest.raises(LoopError) as refused:
+        async with database.reading() as reader:
+            await reader._connection.execute("SELECT pg_sleep(5)")
+    assert_unavailable(refused.value)
+    assert await backend(database) == before
+    await database.close()
+
+
+async def test_a_process_that_froze_in_a_transaction_lets_go_of_its_rows(
+    postgres_database_url: str, monkeypatch: pytest.MonkeyPatch, database: PostgresDatabase
+) -> None:
+    await add(database, 1)
+    await database.write_at_once([orders.insertion(order())])
+    monkeypatch.setattr(postgres, "IDLE_TRANSACTION_S", 0.2)
+    frozen = await open_postgres(postgres_database_url, 1)
+
+    async def freeze() -> None:
+        async with frozen.transaction() as session:
+            found = await orders.lock(session, "mer_1", "ord_1")
+            async with database.transaction() as other:
+                assert await orders.lock(other, "mer_1", "ord_1") == found
+            await session.run_together([merchants.insertion(merchant(2))])
+
+    with pytest.raises(LoopError) as refused:
+        await freeze()
+    assert_unavailable(refused.value)
+    assert await count(database) == 1
+    await add(frozen, 2)
+    await frozen.close()
+
+
+async def test_writes_of_their_own_that_meet_a_deadlock_are_run_again(
+    database: PostgresDatabase, outsider: Outsider
+) -> None:
+    """The outsider has the second row, and wants the first, which the writes have."""
+    await add(database, 1)
+    for order_id in ("ord_1", "ord_2"):
+        await database.write_at_once([orders.insertion(order(id=order_id))])
+    async with database.reading() as reader:
+        both = [await orders.get(reader, "mer_1", order_id) for order_id in ("ord_1", "ord_2")]
+    changes = [orders.updating(replace(found, description="x", last_error_message="me")) for found in both if found]
+    async with outsider.transaction():
+        await find_out_last(outsider)
+        await outsider.execute("UPDATE orders SET updated_at = updated_at WHERE id = 'ord_2'")
+        writing = asyncio.create_task(database.write_at_once(changes))
+        await until_somebody_waits(outsider)
+        await outsider.execute("UPDATE orders SET updated_at = updated_at WHERE id = 'ord_1'")
+        assert not writing.done()
+    assert await writing == [1, 1]
+    assert await outsider.fetchval("SELECT count(*) FROM orders WHERE last_error_message = 'me'") == 2

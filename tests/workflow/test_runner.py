@@ -1,31 +1,72 @@
-"""The embedded runner: woken at once, by the clock, never too much at a time, and stopped without losing anything."""
+"""Both runners: woken at once, by the clock, never too much at a time, and ended in any way without losing anything.
+
+The inline one on SQLite and on PostgreSQL, the one whose wake-ups arq carries on PostgreSQL with Redis.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from loop.domain.errors import unavailable
-from loop.runtime import opened, system_now
+from loop.runtime import Chance, opened, system_now
 from loop.storage import jobs
-from loop.storage.jobs import Job
+from loop.storage.jobs import LEASE, Job
 from loop.workers import inline_runner
+from loop.workers.arq_runner import ArqRunner
 from loop.workers.inline_runner import NAP_S, InlineRunner
 from loop.workflows.context import Context
 from loop.workflows.jobs import JOBS, JobKind
-from tests.builders import job, settings_for
+from tests.builders import job, running_jobs, settings_for
 
 CONCURRENCY = 3
 
 
+@dataclass(frozen=True)
+class Installation:
+    """A database, and a Redis where there is one, over which processes of Loop are opened."""
+
+    database_url: str
+    redis_url: str | None
+    folder: Path
+
+    def runner(self) -> InlineRunner:
+        if self.redis_url is None:
+            return InlineRunner(CONCURRENCY)
+        return ArqRunner(CONCURRENCY, self.redis_url)
+
+    def opened(self, *, ahead: timedelta = timedelta(0)) -> AbstractAsyncContextManager[Context]:
+        """Open a process whose clock is the machine's, by which its runner sleeps, or ahead of it."""
+        settings = settings_for(self.database_url, self.folder)
+        return opened(settings, Chance(now=lambda: system_now() + ahead), runner=self.runner())
+
+
+@pytest.fixture(params=["inline-sqlite", "inline-postgres", "arq-postgres"])
+def here(request: pytest.FixtureRequest, tmp_path: Path) -> Installation:
+    runner, database = request.param.split("-")
+    redis_url = request.getfixturevalue("redis_url") if runner == "arq" else None
+    return Installation(request.getfixturevalue(f"{database}_database_url"), redis_url, tmp_path)
+
+
 @pytest.fixture
-async def context(database_url: str, tmp_path: Path) -> AsyncIterator[Context]:
-    """Yield a Loop whose clock is the machine's: the runner sleeps by it."""
-    async with opened(settings_for(database_url, tmp_path, job_concurrency=CONCURRENCY)) as context:
+async def context(here: Installation) -> AsyncIterator[Context]:
+    async with here.opened() as context:
         yield context
+
+
+@pytest.fixture
+async def wake(here: Installation, context: Context) -> AsyncIterator[Callable[[], None]]:
+    """Yield what says that a job may be due: in another process, where those can tell one another."""
+    async with AsyncExitStack() as stack:
+        other = runner_of(context) if here.redis_url is None else here.runner()
+        sending = asyncio.create_task(other.send())
+        stack.push_async_callback(other.stop)
+        yield other.wake
+    await sending
 
 
 class Bench:
@@ -99,24 +140,46 @@ async def napping(context: Context) -> None:
             await asyncio.sleep(0.002)
 
 
-async def test_a_wake_up_is_heard_at_once(context: Context, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_wake_up_is_heard_at_once(
+    context: Context, wake: Callable[[], None], bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(inline_runner, "NAP_S", 60)
-    async with working(context) as runner:
+    async with working(context):
         await napping(context)
         await insert(context, "a")
-        runner.wake()
+        wake()
         await bench.until(lambda: bench.done == ["a"])
+
+
+async def test_wake_ups_without_number_run_a_job_once(
+    context: Context, wake: Callable[[], None], bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inline_runner, "NAP_S", 60)
+    bench.hold = asyncio.Event()
+    async with working(context) as runner:
+        await insert(context, "a")
+        for _ in range(20):
+            wake()
+            runner.wake()
+            await asyncio.sleep(0.005)
+        await bench.until(lambda: bench.running == 1)
+        bench.hold.set()
+        await bench.until(lambda: bench.done == ["a"])
+        await napping(context)
+    assert (bench.done, bench.most) == (["a"], 1)
 
 
 async def test_what_becomes_due_runs_when_it_is_due(
     context: Context, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inline_runner, "NAP_S", 60)
+    began = system_now()
     await insert(context, "soon", in_s=0.2)
     await insert(context, "sooner", in_s=0.1)
     async with working(context):
         await bench.until(lambda: len(bench.done) == 2)
-    assert bench.done == ["sooner", "soon"]
+        assert system_now() - began >= timedelta(seconds=0.2)
+    assert set(bench.done) == {"soon", "sooner"}  # a busy machine claims both at once
 
 
 async def test_what_another_process_commits_is_found_without_a_wake_up(context: Context, bench: Bench) -> None:
@@ -251,9 +314,97 @@ async def test_a_job_that_was_just_inserted_with_its_lease_is_run_by_who_starts_
     assert bench.done == ["mine"]
 
 
-async def test_two_runners_share_the_work(context: Context, bench: Bench, database_url: str, tmp_path: Path) -> None:
+async def test_two_runners_share_the_work(here: Installation, context: Context, bench: Bench) -> None:
     await insert(context, *(f"j{number}" for number in range(40)))
-    settings = settings_for(database_url, tmp_path, job_concurrency=CONCURRENCY)
-    async with opened(settings) as other, working(context), working(other):
+    async with here.opened() as other, working(context), working(other):
         await bench.until(lambda: len(bench.done) >= 40, timeout_s=10)
     assert sorted(bench.done) == sorted(f"j{number}" for number in range(40))
+
+
+AFTER_THE_LEASE = LEASE + timedelta(seconds=1)
+
+
+async def test_what_a_crashed_process_held_is_done_by_another_when_the_lease_ends(
+    here: Installation, context: Context, bench: Bench
+) -> None:
+    bench.hold = asyncio.Event()
+    await insert(context, "a")
+    running = asyncio.create_task(runner_of(context).run(context))
+    await bench.until(lambda: bench.running == 1)
+    running.cancel()
+    for task in running_jobs(context):  # nothing of it does anything any more, as if it had been killed
+        task.cancel()
+    await asyncio.gather(running, *running_jobs(context), return_exceptions=True)
+    bench.hold.set()
+    async with here.opened() as too_early, working(too_early):
+        await napping(too_early)
+        assert bench.done == []
+    async with here.opened(ahead=AFTER_THE_LEASE) as successor, working(successor):
+        await bench.until(lambda: bench.done == ["a"])
+        async with successor.database.reading() as reader:
+            assert await jobs.count(reader) == (0, 0)
+
+
+async def test_what_a_frozen_process_held_is_another_s_and_stays_so_when_it_thaws(
+    here: Installation, context: Context, bench: Bench
+) -> None:
+    bench.hold = asyncio.Event()
+    await insert(context, "a")
+    async with working(context):
+        await bench.until(lambda: bench.running == 1)
+        frozen, bench.hold = bench.hold, None
+        async with here.opened(ahead=AFTER_THE_LEASE) as successor, working(successor):
+            await bench.until(lambda: bench.done == ["a"])
+        (thawing,) = running_jobs(context)
+        frozen.set()
+        assert await thawing is None
+    assert bench.done == ["a"]
+
+
+async def test_what_is_of_a_later_version_is_left_to_it(
+    here: Installation, context: Context, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await insert(context, *(f"new{number}" for number in range(2 * CONCURRENCY)), kind="of a later version")
+    await insert(context, "known")
+    async with working(context):
+        await bench.until(lambda: bench.done == ["known"])
+        await napping(context)
+    async with context.database.reading() as reader:
+        left = await jobs.of_subject(reader, "ord_1")
+    assert {(each.fence, each.failures, each.is_dead) for each in left} == {(0, 0, False)}
+    monkeypatch.setitem(JOBS, "of a later version", JOBS["test"])
+    async with here.opened() as later, working(later):
+        await bench.until(lambda: len(bench.done) == 1 + 2 * CONCURRENCY)
+
+
+async def test_what_a_stop_cut_short_is_handed_back_where_that_is_safe(
+    here: Installation, context: Context, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inline_runner, "SHUTDOWN_S", 0.05)
+    monkeypatch.setitem(JOBS, "safe", JobKind(bench.handle, deadline_s=10, is_handed_back=True))
+    bench.hold = asyncio.Event()
+    await insert(context, "safe", kind="safe", failures=2, last_error="before")
+    await insert(context, "money")
+    async with working(context):
+        await bench.until(lambda: bench.running == 2)
+    async with context.database.reading() as reader:
+        left = {each.id: each for each in await jobs.of_subject(reader, "ord_1")}
+    assert (left["safe"].is_leased, left["safe"].failures, left["safe"].last_error) == (False, 2, "before")
+    assert left["safe"].run_at <= system_now() < left["money"].run_at
+    assert left["money"].is_leased
+    bench.hold = None
+    async with here.opened() as successor, working(successor):
+        await bench.until(lambda: bench.done == ["safe"])
+
+
+async def test_a_stop_ends_also_when_nothing_can_be_handed_back(
+    context: Context, bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(inline_runner, "SHUTDOWN_S", 0.05)
+    monkeypatch.setitem(JOBS, "safe", JobKind(bench.handle, deadline_s=10, is_handed_back=True))
+    bench.hold = asyncio.Event()
+    await insert(context, "a", kind="safe")
+    async with working(context):
+        await bench.until(lambda: bench.running == 1)
+        await context.database.close()
+    assert sum("jobs.not_handed_back" in record.getMessage() for record in caplog.records) == 1

@@ -9,7 +9,7 @@ import pytest
 from loop.domain.audit import Actor, ActorKind
 from loop.domain.errors import LoopError
 from loop.storage import sessions as rows
-from loop.workflows import merchants, sessions, tokens
+from loop.workflows import merchants, retention, sessions, tokens
 from loop.workflows.context import Context
 from loop.workflows.merchants import NewMerchant, SignedIn
 from loop.workflows.sessions import GRACE
@@ -152,7 +152,7 @@ async def test_what_has_expired_is_purged(context: Context, clock: Clock) -> Non
     old = await merchants.register(context, SHOP)
     clock.forward(seconds=context.settings.refresh_token_ttl_s)
     fresh = await log_in(context)
-    assert await sessions.purge(context) == 2
-    assert await sessions.purge(context) == 0
+    assert await retention.purge_sessions(context) == 2
+    assert await retention.purge_sessions(context) == 0
     await refused(old.refresh_token, context)
     await merchants.refresh(context, fresh.refresh_token)

@@ -70,7 +70,7 @@ async def list_keys(request: Request) -> Response:
     """Answer the keys that are not revoked, newest first."""
     caller = await authenticate(request)
     found = await merchants.list_api_keys(context_of(request), caller.merchant_id)
-    return json_response([_key_json(key) for key in found])
+    return json_response([key_json(key) for key in found])
 
 
 @describes(
@@ -90,7 +90,7 @@ async def create(request: Request) -> Response:
     sent = await body(request, NewKey)
     new = NewApiKey(sent.name, sent.expires_at, sent.mode, tuple(sent.scopes))
     key, secret = await merchants.create_api_key(acting(request, caller), caller.merchant_id, new)
-    return json_response({"apiKey": _key_json(key), "secret": secret}, status=201)
+    return json_response({"apiKey": key_json(key), "secret": secret}, status=201)
 
 
 @describes(
@@ -112,7 +112,7 @@ async def rotate(request: Request) -> Response:
     overlap = sent.overlap_hours * HOUR
     old, key, secret = await merchants.rotate_api_key(context, caller.merchant_id, key_id, overlap=overlap)
     key_cache(context).forget(old.id)
-    return json_response({"apiKey": _key_json(key), "secret": secret, "replaced": _key_json(old)}, status=201)
+    return json_response({"apiKey": key_json(key), "secret": secret, "replaced": key_json(old)}, status=201)
 
 
 @describes(Operation("revokeApiKey", status=204))
@@ -126,7 +126,8 @@ async def revoke(request: Request) -> Response:
     return Response(status_code=204)
 
 
-def _key_json(key: ApiKey) -> KeyJson:
+def key_json(key: ApiKey) -> KeyJson:
+    """Return an API key, of which only the beginning is shown."""
     return {
         "id": key.id,
         "name": key.name,

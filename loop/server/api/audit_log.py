@@ -68,14 +68,15 @@ async def list_entries(request: Request) -> Response:
     has_more = len(found) > len(page)
     return json_response(
         {
-            "data": [_entry_json(entry) for entry in page],
+            "data": [entry_json(entry) for entry in page],
             "hasMore": has_more,
             "nextCursor": str(page[-1].seq) if has_more else None,
         }
     )
 
 
-def _entry_json(entry: AuditEntry) -> AuditEntryJson:
+def entry_json(entry: AuditEntry) -> AuditEntryJson:
+    """Return an entry as the API tells it."""
     return {
         "id": entry.id,
         "seq": entry.seq,

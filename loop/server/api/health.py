@@ -1,7 +1,7 @@
 """Health: whether this process runs, and whether it can serve."""
 
 import asyncio
-from typing import Final, Literal
+from typing import Final, Literal, NotRequired
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from loop.domain.errors import LoopError, unavailable
 from loop.server.operations import Operation, describes
+from loop.server.rate_limits import limiter_of
 from loop.server.request import context_of, json_response, time_text
 from loop.storage import jobs
 from loop.telemetry import correlation_id, get_logger
@@ -28,9 +29,10 @@ class HealthJson(TypedDict):
 
 
 class ChecksJson(TypedDict):
-    """What serving needs."""
+    """What serving needs; and Redis, where it is configured, without which all is done, but some of it later."""
 
     database: Literal["ok"]
+    redis: NotRequired[Literal["ok", "down"]]
 
 
 class ReadyJson(HealthJson):
@@ -47,14 +49,18 @@ async def health(request: Request) -> Response:
 
 @describes(Operation("getReadiness", answer=ReadyJson, errors=("not_ready",)))
 async def ready(request: Request) -> Response:
-    """Say whether the database answers in time; else 503."""
+    """Say whether the database answers in time; else 503. That Redis does not is said, and no reason to leave."""
     try:
         async with asyncio.timeout(READY_WITHIN_S), context_of(request).database.reading() as reader:
             await jobs.next_due(reader)
     except (LoopError, TimeoutError) as error:
         log.warning("health.not_ready", error=repr(error))
         raise unavailable("not_ready", f"The database did not answer within {READY_WITHIN_S:g} seconds.") from error
-    return json_response({**_alive(request), "checks": {"database": "ok"}})
+    checks: ChecksJson = {"database": "ok"}
+    redis_answers = await limiter_of(request).redis_answers()
+    if redis_answers is not None:
+        checks["redis"] = "ok" if redis_answers else "down"
+    return json_response({**_alive(request), "checks": checks})
 
 
 def _alive(request: Request) -> HealthJson:

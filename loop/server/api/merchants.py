@@ -25,7 +25,7 @@ class ProfileChanges(Body):
 
     name: _Text = ""
     webhook_url: _Text | None = None
-    late_success: LateSuccess = LateSuccess.ACCEPT
+    late_success: Annotated[LateSuccess, Field(strict=False)] = LateSuccess.ACCEPT
 
 
 class ProfileJson(MerchantJson):

@@ -77,7 +77,7 @@ async def list_all(request: Request) -> Response:
     caller = await authenticate(request)
     context = context_of(request)
     found = await processor_configs.list_all(context, caller.merchant_id)
-    return json_response([_config_json(context, config) for config in found if _may_touch(caller, config.is_test_mode)])
+    return json_response([config_json(context, config) for config in found if _may_touch(caller, config.is_test_mode)])
 
 
 @describes(
@@ -100,7 +100,7 @@ async def put(request: Request) -> Response:
     _require_mode(caller, sent.test_mode)
     change = ConfigChange(sent.enabled, sent.priority, sent.test_mode)
     config = await processor_configs.put(context, caller.merchant_id, name, credentials=sent.credentials, change=change)
-    return json_response(_config_json(context, config))
+    return json_response(config_json(context, config))
 
 
 @describes(
@@ -123,7 +123,7 @@ async def change(request: Request) -> Response:
     _require_mode(caller, sent.test_mode)
     changes = ConfigChange(sent.enabled, sent.priority, sent.test_mode)
     config = await processor_configs.update(context, caller.merchant_id, name, change=changes, is_test=is_test)
-    return json_response(_config_json(context, config))
+    return json_response(config_json(context, config))
 
 
 @describes(Operation("removeProcessor", status=204, query=_MODE))
@@ -162,7 +162,13 @@ def _mode_of(request: Request, caller: Caller) -> bool | None:
     return named == "true"
 
 
-def _config_json(context: Context, config: ProcessorConfig) -> ConfigJson:
+def webhook_address(context: Context, config: ProcessorConfig) -> str:
+    """Return where an account's processor sends its webhooks."""
+    return f"{context.settings.checkout_base_url}/webhooks/{config.processor}/{config.id}"
+
+
+def config_json(context: Context, config: ProcessorConfig) -> ConfigJson:
+    """Return an account without its credentials."""
     return {
         "id": config.id,
         "processor": config.processor,
@@ -170,7 +176,7 @@ def _config_json(context: Context, config: ProcessorConfig) -> ConfigJson:
         "priority": config.priority,
         "testMode": config.is_test_mode,
         "health": HEALTH,
-        "webhookUrl": f"{context.settings.checkout_base_url}/webhooks/{config.processor}/{config.id}",
+        "webhookUrl": webhook_address(context, config),
         "warnings": list(processor_configs.warnings_about(context, config)),
         "createdAt": time_text(config.created_at),
         "updatedAt": time_text(config.updated_at),

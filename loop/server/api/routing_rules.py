@@ -188,7 +188,7 @@ async def create(request: Request) -> Response:
     new_id = context.new_id(PREFIX_ROUTING_RULE)
 
     async def run(claim: Claim | None) -> Response:
-        rule = _rule_of(sent, new_id if claim is None else claim.row.subject_id or new_id)
+        rule = rule_of(sent, new_id if claim is None else claim.row.subject_id or new_id)
         saved = await routing.save_rule(context, caller.merchant_id, rule, is_new=True)
         return json_response(_saved_json(saved), 201)
 
@@ -208,7 +208,7 @@ async def replace(request: Request) -> Response:
     """Replace a rule's content and say what is odd about it."""
     caller = await authenticate(request)
     rule_id = path_id(request, "rule_id", noun="routing rule")
-    rule = _rule_of(await body(request, RuleBody), rule_id)
+    rule = rule_of(await body(request, RuleBody), rule_id)
     saved = await routing.save_rule(acting(request, caller), caller.merchant_id, rule, is_new=False)
     return json_response(_saved_json(saved))
 
@@ -252,7 +252,8 @@ async def try_out(request: Request) -> Response:
     return json_response({"orderId": payment.order_id, **decision_json(decision)})
 
 
-def _rule_of(sent: RuleBody, rule_id: str) -> Rule:
+def rule_of(sent: RuleBody, rule_id: str) -> Rule:
+    """Return a rule as it was sent; raises `validation_failed`."""
     if (sent.processors is None) is (sent.split is None):
         raise validation_failed(("processors", "must be given, or split, and not both"))
     split = sent.split or {}

@@ -12,7 +12,7 @@ from loop.domain.stats import CurrencyFigures, parse_period, summarize
 from loop.server.auth import authenticate
 from loop.server.operations import CURRENCY, MOMENT, Operation, describes
 from loop.server.request import context_of, json_response, query_of, time_text
-from loop.storage import stats
+from loop.workflows.statistics import order_groups
 
 
 class DayJson(TypedDict):
@@ -72,14 +72,7 @@ async def show(request: Request) -> Response:
     context, query = context_of(request), query_of(request)
     currency = require_currency(query["currency"]) if "currency" in query else None
     period = parse_period(query.get("from"), query.get("to"), now=context.now())
-    async with context.database.reading() as reader:
-        groups = await stats.groups(
-            reader,
-            caller.merchant_id,
-            is_test=caller.is_test,
-            created_from=period.start,
-            created_to=period.end,
-        )
+    groups = await order_groups(context, caller.merchant_id, is_test=caller.is_test, period=period)
     found = summarize(groups, period, currency=currency)
     return json_response(
         {

@@ -129,7 +129,7 @@ async def list_endpoints(request: Request) -> Response:
     caller = await authenticate(request)
     context = context_of(request)
     found = await webhook_endpoints.list_endpoints(context, caller.merchant_id)
-    return json_response([_endpoint_json(context, caller, endpoint) for endpoint in found])
+    return json_response([_shown_to(context, caller, endpoint) for endpoint in found])
 
 
 @describes(
@@ -151,7 +151,7 @@ async def create(request: Request) -> Response:
     new = NewEndpoint(sent.url, sent.description, tuple(sent.events), sent.enabled)
     endpoint = await webhook_endpoints.create(context, caller.merchant_id, new)
     secret = signing_secrets(context, endpoint).current
-    return json_response({**_endpoint_json(context, caller, endpoint), "secret": secret}, 201)
+    return json_response({**_shown_to(context, caller, endpoint), "secret": secret}, 201)
 
 
 @describes(Operation("getWebhookEndpoint", answer=EndpointJson))
@@ -160,7 +160,7 @@ async def get(request: Request) -> Response:
     caller = await authenticate(request)
     context = context_of(request)
     endpoint = await webhook_endpoints.get(context, caller.merchant_id, _id_of(request))
-    return json_response(_endpoint_json(context, caller, endpoint))
+    return json_response(_shown_to(context, caller, endpoint))
 
 
 @describes(
@@ -185,7 +185,7 @@ async def change(request: Request) -> Response:
     )
     context = acting(request, caller)
     endpoint = await webhook_endpoints.change(context, caller.merchant_id, endpoint_id, change=wanted)
-    return json_response(_endpoint_json(context, caller, endpoint))
+    return json_response(_shown_to(context, caller, endpoint))
 
 
 @describes(Operation("removeWebhookEndpoint", status=204))
@@ -203,7 +203,7 @@ async def rotate_secret(request: Request) -> Response:
     context = acting(request, caller)
     endpoint = await webhook_endpoints.rotate_secret(context, caller.merchant_id, _id_of(request))
     pending = signing_secrets(context, endpoint).pending
-    return json_response({**_endpoint_json(context, caller, endpoint), "pendingSecret": pending})
+    return json_response({**_shown_to(context, caller, endpoint), "pendingSecret": pending})
 
 
 @describes(Operation("promoteWebhookSecret", answer=EndpointJson, errors=("no_pending_secret",)))
@@ -212,7 +212,7 @@ async def promote_secret(request: Request) -> Response:
     caller = await authenticate(request)
     context = acting(request, caller)
     endpoint = await webhook_endpoints.promote_secret(context, caller.merchant_id, _id_of(request))
-    return json_response(_endpoint_json(context, caller, endpoint))
+    return json_response(_shown_to(context, caller, endpoint))
 
 
 @describes(
@@ -268,10 +268,11 @@ def _id_of(request: Request) -> str:
     return path_id(request, "endpoint_id", noun="endpoint")
 
 
-def _endpoint_json(context: Context, caller: Caller, endpoint: Endpoint) -> EndpointJson:
+def endpoint_json(context: Context, endpoint: Endpoint) -> EndpointJson:
+    """Return an endpoint without its secrets."""
     is_pending = endpoint.pending_since is not None and context.now() - endpoint.pending_since < SECRET_OVERLAP
     pending_until = endpoint.pending_since + SECRET_OVERLAP if endpoint.pending_since and is_pending else None
-    shown: EndpointJson = {
+    return {
         "id": endpoint.id,
         "url": endpoint.url,
         "description": endpoint.description,
@@ -284,6 +285,10 @@ def _endpoint_json(context: Context, caller: Caller, endpoint: Endpoint) -> Endp
         "createdAt": time_text(endpoint.created_at),
         "updatedAt": time_text(endpoint.updated_at),
     }
+
+
+def _shown_to(context: Context, caller: Caller, endpoint: Endpoint) -> EndpointJson:
+    shown = endpoint_json(context, endpoint)
     if caller.is_person:
         secrets = signing_secrets(context, endpoint)
         shown["secret"] = secrets.current

@@ -96,7 +96,7 @@ async def list_page(request: Request) -> Response:
         rows, total = await delivery_rows.list_page(
             reader, caller.merchant_id, status, offset=page.offset, limit=page.limit, is_test=caller.is_test
         )
-    return json_response({"data": [_webhook_json(row) for row in rows], "pagination": pagination_json(page, total)})
+    return json_response({"data": [webhook_json(row) for row in rows], "pagination": pagination_json(page, total)})
 
 
 def _status_of(request: Request) -> DeliveryStatus | None:
@@ -117,7 +117,7 @@ async def list_attempts(request: Request) -> Response:
         if await webhook_rows.event(reader, caller.merchant_id, event_id, is_test=caller.is_test) is None:
             raise not_found("event")
         attempts = await delivery_rows.attempts_of(reader, caller.merchant_id, event_id)
-    return json_response([_attempt_json(attempt) for attempt in attempts])
+    return json_response([attempt_json(attempt) for attempt in attempts])
 
 
 @describes(
@@ -145,7 +145,8 @@ async def retry(request: Request) -> Response:
     return await once(request, caller, content=content, operation=run)
 
 
-def _webhook_json(row: EventWithDelivery) -> WebhookJson:
+def webhook_json(row: EventWithDelivery) -> WebhookJson:
+    """Return an event with its delivery to one endpoint."""
     event, delivery = row.event, row.delivery
     is_waiting = delivery.status is DeliveryStatus.PENDING
     return {
@@ -164,7 +165,8 @@ def _webhook_json(row: EventWithDelivery) -> WebhookJson:
     }
 
 
-def _attempt_json(attempt: DeliveryAttempt) -> TryJson:
+def attempt_json(attempt: DeliveryAttempt) -> TryJson:
+    """Return how one try of a delivery went."""
     return {
         "endpointId": attempt.endpoint_id,
         "attempt": attempt.number,

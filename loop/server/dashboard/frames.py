@@ -10,7 +10,7 @@ from typing import Final
 import orjson
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -31,6 +31,9 @@ from loop.server.dashboard.viewers import (
 )
 from loop.server.errors import STATUS_OF
 from loop.server.request import json_response, time_text
+from loop.telemetry import correlation_id, get_logger
+
+log = get_logger(__name__)
 
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
@@ -116,6 +119,11 @@ def problem_page(error: LoopError) -> Page:
     return Page("problem.html", "", {"problem": error}, status=STATUS_OF[error.kind])
 
 
+def _failure_page() -> Page:
+    """Return the page for what should not have happened, by whose number the log says what it was."""
+    return Page("failure.html", "", {"correlation_id": correlation_id()}, status=500)
+
+
 def shows(shower: Shower) -> Handler:
     """Answer a page as HTML to who is signed in."""
 
@@ -129,6 +137,9 @@ def shows(shower: Shower) -> Handler:
             return render(await shower(request, viewer), viewer)
         except LoopError as error:
             return render(problem_page(error), viewer)
+        except Exception:
+            log.exception("http.failed", method=request.method, path=request.scope["route"].path)
+            return render(_failure_page(), viewer)
 
     return answer
 
@@ -162,6 +173,11 @@ def acts(action: Action) -> Handler:
             return await action(request, Sent(viewer, form))
         except LoopError as error:
             return render(problem_page(error), viewer)
+        except ClientDisconnect:  # nobody is left to answer
+            raise
+        except Exception:
+            log.exception("http.failed", method=request.method, path=request.scope["route"].path)
+            return render(_failure_page(), viewer)
 
     return answer
 

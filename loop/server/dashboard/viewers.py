@@ -67,6 +67,11 @@ def keep_cookie(context: Context, response: Response, name: str, *, value: str, 
     )  # fmt: skip
 
 
+def kept_cookie(request: Request, name: str) -> str | None:
+    """Return what the browser was given to keep under a name, or None."""
+    return request.cookies.get(_cookie_name(context_of(request), name)) or None
+
+
 def open_session(context: Context, response: Response, refresh_token: str) -> None:
     """Sign the browser in."""
     keep_cookie(context, response, _SESSION, value=refresh_token, max_age_s=context.settings.refresh_token_ttl_s)
@@ -84,7 +89,7 @@ def keep_mode(context: Context, response: Response, mode: Mode) -> None:
 
 def session_token(request: Request) -> str | None:
     """Return the token in the session's cookie, or None."""
-    return request.cookies.get(_cookie_name(context_of(request), _SESSION)) or None
+    return kept_cookie(request, _SESSION)
 
 
 def _csrf_token(token: str) -> str:
@@ -99,7 +104,7 @@ async def viewer_of(request: Request) -> Viewer | None:
     merchant = None if token is None else await browser_sessions.holder(context, token)
     if merchant is None or token is None:
         return None
-    mode = request.cookies.get(_cookie_name(context, _MODE))
+    mode = kept_cookie(request, _MODE)
     if mode not in MODES:
         async with context.database.reading() as reader:
             mode = await usual_mode(reader, merchant.id)

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from loop.domain.attempts import AttemptStatus
+from loop.domain.audit import ActorKind
 from loop.domain.declines import DeclineClass
 from loop.domain.disputes import DisputeStatus
 from loop.domain.events import EventType
 from loop.domain.orders import OrderStatus
 from loop.domain.reconciliation import FindingKind
 from loop.domain.refunds import RefundStatus
+from loop.domain.scopes import Scope
 
 Tone = Literal["good", "held", "open", "bad", "quiet", "back"]
 """How a status is coloured: money came, is held, is under way, was refused, nothing happened, went back."""
@@ -60,6 +62,11 @@ DISPUTES: Final[Mapping[str, Word]] = {
     DisputeStatus.LOST: Word("Lost", "back"),
     DisputeStatus.CLOSED: Word("Closed", "quiet"),
 }
+CHECKOUTS: Final[Mapping[str, Word]] = {
+    "open": Word("Open", "open"),
+    "completed": Word("Paid", "good"),
+    "expired": Word("Closed", "quiet"),
+}
 RUNS: Final[Mapping[str, Word]] = {
     "matched": Word("Matches", "good"),
     "awaiting": Word("Waits for list", "open"),
@@ -70,6 +77,41 @@ DELIVERIES: Final[Mapping[str, Word]] = {
     "delivered": Word("Delivered", "good"),
     "failed": Word("Not delivered", "bad"),
 }
+ENDPOINTS: Final[Mapping[str, Word]] = {
+    "listening": Word("Takes events", "good"),
+    "failing": Word("Latest try failed", "open"),
+    "paused": Word("Paused: tries fail", "bad"),
+    "given_up": Word("Given up", "bad"),
+    "off": Word("Off", "quiet"),
+}
+ACCOUNTS: Final[Mapping[str, Word]] = {
+    "taking": Word("Takes payments", "good"),
+    "probed": Word("Is tried again", "open"),
+    "resting": Word("Rests: calls fail", "bad"),
+    "unreadable": Word("Set up anew", "bad"),
+    "off": Word("Off", "quiet"),
+}
+KEYS: Final[Mapping[str, Word]] = {
+    "good": Word("Good", "good"),
+    "ending": Word("Ends soon", "open"),
+    "expired": Word("Expired", "quiet"),
+}
+SCOPES: Final[Mapping[str, str]] = {
+    Scope.ORDERS_READ: "Read orders, payments, refunds, events and figures",
+    Scope.ORDERS_WRITE: "Create orders",
+    Scope.PAYMENTS_WRITE: "Pay, capture and cancel, and make checkout pages",
+    Scope.REFUNDS_WRITE: "Refund",
+    Scope.WEBHOOKS_MANAGE: "Manage webhooks and their secrets",
+    Scope.PROCESSORS_MANAGE: "Manage processor accounts",
+    Scope.ROUTING_MANAGE: "Manage routing rules",
+    Scope.ACCOUNT_MANAGE: "Change the profile, and list API keys",
+    Scope.AUDIT_READ: "Read the audit log",
+}
+"""Scope -> what a key with it may do."""
+
+PROCESSORS: Final[Mapping[str, str]] = {"razorpay": "Razorpay", "sandbox": "Sandbox", "stripe": "Stripe"}
+"""How processors are written; one that is not here is a plug-in's, and is called by its own name."""
+
 TRANSACTIONS: Final[Mapping[tuple[str, str], Word]] = {
     ("authorization", "success"): Word("Money held", "held"),
     ("capture", "success"): Word("Money captured", "good"),
@@ -97,6 +139,8 @@ EVENTS: Final[Mapping[str, str]] = {
     EventType.DISPUTE_LOST: "Dispute lost",
     EventType.CHECKOUT_COMPLETED: "Checkout completed",
     EventType.CHECKOUT_EXPIRED: "Checkout expired",
+    EventType.ENDPOINT_DISABLED: "Webhook endpoint given up",
+    EventType.ENDPOINT_TESTED: "Test of an endpoint",
     EventType.RECONCILIATION_MISMATCH: "Books differ from the processor's",
 }
 FINDINGS: Final[Mapping[str, str]] = {
@@ -116,9 +160,61 @@ ADVICE: Final[Mapping[str, str]] = {
 }
 """Decline class -> what the merchant can make of it."""
 
+ACTORS: Final[Mapping[str, str]] = {
+    ActorKind.USER: "Signed-in person",
+    ActorKind.API_KEY: "API key",
+    ActorKind.OPERATOR: "Operator",
+    ActorKind.SYSTEM: "Loop itself",
+    ActorKind.ANONYMOUS: "Not signed in",
+}
+
+_BROWSERS: Final[Mapping[str, str]] = {
+    "Edg/": "Edge",
+    "OPR/": "Opera",
+    "Firefox/": "Firefox",
+    "Chrome/": "Chrome",
+    "Safari/": "Safari",
+}
+"""What a user agent holds -> the browser; those that also call themselves others come first."""
+
+_SYSTEMS: Final[Mapping[str, str]] = {
+    "Windows": "Windows",
+    "iPhone": "iOS",
+    "iPad": "iOS",
+    "Android": "Android",
+    "Mac OS X": "macOS",
+    "Linux": "Linux",
+}
+
 NO_WORD: Final = Word("Unknown", "quiet")
 
 
 def in_words(code: str) -> str:
     """Return a code such as `insufficient_funds` as text: `Insufficient funds`."""
     return code.replace("_", " ").capitalize()
+
+
+def action_in_words(action: str) -> str:
+    """Return what the audit log calls an action as text: `routing_rule.changed` is `Routing rule changed`."""
+    return in_words(action.replace(".", " ")).replace("Api key", "API key")
+
+
+def program_in_words(user_agent: str | None) -> str:
+    """Return which browser calls itself so, and on what; any other program by its own words."""
+    text = user_agent or ""
+    browser = next((name for mark, name in _BROWSERS.items() if mark in text), None)
+    system = next((name for mark, name in _SYSTEMS.items() if mark in text), None)
+    if browser is None:
+        return text or "An unnamed program"
+    return browser if system is None else f"{browser} on {system}"
+
+
+def plain_text(value: object) -> str:
+    """Return a value of JSON as a line of text; nothing for an empty one."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{in_words(str(name)).lower()}: {plain_text(each)}" for name, each in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain_text, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)

@@ -26,6 +26,7 @@ NOTICES: Final = {
     "cancelled": "The order was cancelled.",
     "refunded": "The refund was asked for. The timeline says how it stands.",
     "retried": "The payment was tried again. The timeline says how it went.",
+    "reviewed": "The order is off the list of those that need a person.",
     "resent": "The event is being sent again.",
     "running": "This is being worked on already. Look again in a moment.",
 }

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Final
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -14,23 +13,23 @@ from loop.domain.errors import LoopError, not_found
 from loop.domain.ids import PREFIX_REFUND
 from loop.server.dashboard.amounts import parse_amount
 from loop.server.dashboard.frames import acts
+from loop.server.dashboard.keyed_forms import keyed
 from loop.server.dashboard.pages.order import address_of, show_refusal
-from loop.server.dashboard.viewers import Action, Sent, Viewer, acting_as, form_key
+from loop.server.dashboard.viewers import Action, Sent, Viewer, acting_as
 from loop.server.idempotency import once_under
 from loop.server.pages import see_other
 from loop.server.request import path_id, validation_failed
 from loop.storage import refunds as refund_rows
 from loop.storage import webhooks
-from loop.workflows import captures, deliveries, idempotency, orders, refunds, retries
+from loop.workflows import captures, deliveries, orders, refunds, retries, reviews
 from loop.workflows.context import Context
-from loop.workflows.idempotency import Claim, KeyedRequest
+from loop.workflows.idempotency import Claim
 
 WAIT_S: Final = 10
 """How long a page may wait for the processor, in seconds."""
 
 MAX_REASON_CHARACTERS: Final = 500
 _IN_PROGRESS: Final = "idempotency_in_progress"
-_NOT_PART_OF_IT: Final = frozenset({"csrf", "key"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ def _does(doing: Doing) -> Action:
             # Another's order is the same to it as one that is not there, whatever else the form says.
             await orders.get(context, viewer.merchant_id, order_id)
             done = await once_under(
-                context, _keyed(request, sent), operation=run, subject_id=context.new_id(PREFIX_REFUND)
+                context, keyed(request, sent), operation=run, subject_id=context.new_id(PREFIX_REFUND)
             )
         except LoopError as error:
             if error.code == _IN_PROGRESS:  # the second of two clicks
@@ -77,13 +76,6 @@ def _does(doing: Doing) -> Action:
         return see_other(bytes(done.body).decode())
 
     return act
-
-
-def _keyed(request: Request, sent: Sent) -> KeyedRequest:
-    content = {name: value for name, value in sent.fields.items() if name not in _NOT_PART_OF_IT}
-    body = orjson.dumps(content, option=orjson.OPT_SORT_KEYS).decode()
-    fingerprint = idempotency.fingerprint(request.method, request.url.path, body=body)
-    return KeyedRequest(sent.viewer.merchant_id, form_key(sent.fields), fingerprint, sent.viewer.is_test)
 
 
 async def _amount(context: Context, task: Task) -> int | None:
@@ -144,6 +136,12 @@ async def retry(context: Context, task: Task) -> str:
     return "retried"
 
 
+async def review(context: Context, task: Task) -> str:
+    """Take an order off the list of those that need a person."""
+    await reviews.mark_reviewed(context, task.merchant_id, task.order_id, note=task.fields.get("note", ""))
+    return "reviewed"
+
+
 async def resend(context: Context, task: Task) -> str:
     """Send one of the order's events again, to all that hear of it."""
     event_id = task.fields.get("event", "")
@@ -159,5 +157,6 @@ routes: Final = [
     Route(f"/dashboard/orders/{{order_id}}/{name}", acts(_does(doing)), methods=["POST"])
     for name, doing in (
         ("capture", capture), ("cancel", cancel), ("refund", refund), ("retry", retry), ("resend", resend),
+        ("review", review),
     )
 ]  # fmt: skip

@@ -1,7 +1,5 @@
 """Orders: found by what is known of them, filtered, page by page, and as a CSV file."""
 
-import csv
-import io
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Final
@@ -10,13 +8,14 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from loop.domain.orders import Order, OrderStatus
-from loop.server.dashboard.amounts import digits, typed_amounts
+from loop.domain.orders import OrderStatus
+from loop.server.dashboard.amounts import typed_amounts
 from loop.server.dashboard.frames import Page, page_routes
 from loop.server.dashboard.listing import PAGE_ROWS, page_after
 from loop.server.dashboard.viewers import Viewer, sent_to_sign_in, viewer_of
-from loop.server.request import context_of, cursor_of, query_of, time_text, validation_failed
+from loop.server.request import context_of, cursor_of, query_of, validation_failed
 from loop.server.shapes import MAX_FILTER_CHARACTERS, order_filter_of, order_json
+from loop.server.spreadsheets import ORDER_COLUMNS, csv_text, order_cells
 from loop.storage import orders
 from loop.storage.orders import OrderFilter
 from loop.workflows.context import Context
@@ -36,13 +35,6 @@ FILTERS: Final = (
     "amountMax",
     "review",
 )
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""How a cell begins that a spreadsheet would run; the last four are the first ones' wide forms."""
-
-_COLUMNS: Final = (
-    "id", "externalId", "createdAt", "status", "currency", "amount", "authorized", "captured", "refunded", "disputed",
-    "processor", "processorOrderId", "customerId", "customerEmail", "description", "lastErrorCode",
-)  # fmt: skip
 
 
 async def _filters(context: Context, viewer: Viewer, query: Mapping[str, str]) -> list[OrderFilter]:
@@ -91,48 +83,17 @@ async def export(request: Request) -> Response:
 
 
 async def _lines(context: Context, merchant_id: str, wanted: list[OrderFilter]) -> AsyncIterator[str]:
-    yield _csv([_COLUMNS])
+    yield csv_text([ORDER_COLUMNS])
     before_id: str | None = None
     for _ in range(CSV_ROWS_MAX // CSV_ROWS_AT_ONCE):
         async with context.database.reading() as reader:
             found = await orders.list_any_after(
                 reader, merchant_id, wanted, before_id=before_id, limit=CSV_ROWS_AT_ONCE
             )
-        yield _csv([_cells(each) for each in found])
+        yield csv_text(map(order_cells, found))
         if len(found) < CSV_ROWS_AT_ONCE:
             return
         before_id = found[-1].id
-
-
-def _csv(rows: list[tuple[str, ...]]) -> str:
-    text = io.StringIO()
-    csv.writer(text).writerows(rows)
-    return text.getvalue()
-
-
-def _cells(order: Order) -> tuple[str, ...]:
-    amounts = (
-        order.amount_minor, order.amount_authorized_minor, order.amount_captured_minor, order.amount_refunded_minor,
-        order.amount_disputed_minor,
-    )  # fmt: skip
-    texts = (
-        order.processor, order.processor_order_id, order.customer_id, order.customer_email, order.description,
-        order.last_error_code,
-    )  # fmt: skip
-    return (
-        order.id,
-        _inert(order.external_id),
-        time_text(order.created_at) or "",
-        order.status,
-        order.currency,
-        *(digits(each, order.currency, is_grouped=False) for each in amounts),
-        *(_inert(each or "") for each in texts),
-    )
-
-
-def _inert(text: str) -> str:
-    """Return text that a spreadsheet takes for text."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 routes: Final = [

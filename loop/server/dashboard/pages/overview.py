@@ -1,7 +1,10 @@
 """The overview: what came in, how much of it succeeded, and what needs a person."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from functools import partial
 from typing import Final
 
 from starlette.requests import Request
@@ -10,13 +13,16 @@ from loop.domain.disputes import DisputeStatus
 from loop.domain.money import require_currency
 from loop.domain.stats import CurrencyFigures, Period, summarize
 from loop.server.dashboard.amounts import change_in_percent, exponent_of
+from loop.server.dashboard.drafts import Draft
 from loop.server.dashboard.frames import Page, page_routes
-from loop.server.dashboard.viewers import Viewer
+from loop.server.dashboard.steps import steps_json, steps_of
+from loop.server.dashboard.viewers import Viewer, new_form_key
 from loop.server.request import context_of, query_of, time_text, validation_failed
 from loop.server.shapes import order_json
-from loop.storage import disputes, orders, stats
+from loop.storage import disputes, orders
 from loop.storage.orders import OrderFilter
-from loop.storage.stats import DeclineGroup
+from loop.storage.stats import OrderGroup
+from loop.workflows.statistics import order_groups
 
 PERIODS_DAYS: Final = (7, 30, 90)
 DEFAULT_DAYS: Final = 30
@@ -35,6 +41,14 @@ class _Figure:
     unit: str = "%"
 
 
+@dataclass(frozen=True, slots=True)
+class _Decline:
+    """Failed orders of one unified decline code: how many."""
+
+    code: str
+    count: int
+
+
 def _period(days: int, now: datetime) -> tuple[Period, Period]:
     """Return the last so many days, today included, and as many before them."""
     end = datetime.combine(now.date() + timedelta(days=1), time.min, UTC)
@@ -51,21 +65,17 @@ def _days_of(text: str | None) -> int:
     return days
 
 
-async def show(request: Request, viewer: Viewer) -> Page:
-    """Show the figures of a period, of one currency at a time."""
+async def show(request: Request, viewer: Viewer, *, pointing: Draft | None = None) -> Page:
+    """Show the figures of a period, of one currency at a time; with an address for webhooks that was refused."""
     context, query = context_of(request), query_of(request)
     days = _days_of(query.get("days"))
     period, before = _period(days, context.now())
+    whole = Period(before.start, period.end)
+    found_groups = await order_groups(context, viewer.merchant_id, is_test=viewer.is_test, period=whole)
+    first_day = period.start.date().isoformat()
+    groups = [each for each in found_groups if each.day >= first_day]
+    groups_before = [each for each in found_groups if each.day < first_day]
     async with context.database.reading() as reader:
-        groups, groups_before = [
-            await stats.groups(
-                reader, viewer.merchant_id, is_test=viewer.is_test, created_from=each.start, created_to=each.end
-            )
-            for each in (period, before)
-        ]
-        declines = await stats.declines(
-            reader, viewer.merchant_id, is_test=viewer.is_test, created_from=period.start, created_to=period.end
-        )
         in_review = await orders.list_after(
             reader,
             viewer.merchant_id,
@@ -84,11 +94,12 @@ async def show(request: Request, viewer: Viewer) -> Page:
         is_new = not groups and not await orders.list_after(
             reader, viewer.merchant_id, OrderFilter(is_test=viewer.is_test), before_id=None, limit=1
         )
+    steps = await steps_of(request, viewer)
     currency = require_currency(query["currency"]) if "currency" in query else None
     found = summarize(groups, period, currency=currency)
     chosen = found.chosen
     earlier = summarize(groups_before, before, currency=chosen.currency or "").chosen
-    reasons = _reasons(declines, chosen.currency)
+    reasons = _reasons(groups, chosen.currency)
     values = {
         "days": days,
         "periods": PERIODS_DAYS,
@@ -97,6 +108,9 @@ async def show(request: Request, viewer: Viewer) -> Page:
         "figures": _compared(chosen, earlier),
         "declines": reasons[:SHOWN_DECLINES],
         "declined": sum(each.count for each in reasons),
+        "steps": steps,
+        "pointing": pointing,
+        "new_key": partial(new_form_key, context),
         "in_review": in_review,
         "disputed": disputed,
         "is_new": is_new,
@@ -111,8 +125,9 @@ async def show(request: Request, viewer: Viewer) -> Page:
         **{key: _figures_json(each) for key, each in (("now", chosen), ("before", earlier))},
         "declines": [{"code": each.code, "count": each.count} for each in reasons],
         "needsReview": [order_json(each) for each in in_review],
+        "firstSteps": steps_json(steps),
     }
-    return Page("overview.html", "overview", values, json)
+    return Page("overview.html", "overview", values, json, 200 if pointing is None else pointing.status)
 
 
 def _compared(now: CurrencyFigures, before: CurrencyFigures) -> list[_Figure]:
@@ -127,8 +142,12 @@ def _compared(now: CurrencyFigures, before: CurrencyFigures) -> list[_Figure]:
     ]
 
 
-def _reasons(declines: list[DeclineGroup], currency: str | None) -> list[DeclineGroup]:
-    return sorted((each for each in declines if each.currency == currency), key=lambda each: (-each.count, each.code))
+def _reasons(groups: Sequence[OrderGroup], currency: str | None) -> list[_Decline]:
+    counts: Counter[str] = Counter()
+    for each in groups:
+        if each.currency == currency and each.error_code is not None:
+            counts[each.error_code] += each.count
+    return sorted((_Decline(*each) for each in counts.items()), key=lambda each: (-each.count, each.code))
 
 
 def _chart(figures: CurrencyFigures) -> dict[str, object]:

@@ -1,23 +1,38 @@
 """Reconciliation: the days that were compared with the processors' own lists, and what needs a person."""
 
+from dataclasses import dataclass
 from typing import Final
 
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
-from loop.domain.errors import not_found
+from loop.domain.errors import LoopError, not_found
 from loop.server.api.reconciliation import run_json
-from loop.server.dashboard.frames import Page, page_routes
+from loop.server.dashboard.frames import Page, acts, page_routes, render
 from loop.server.dashboard.listing import PAGE_ROWS
-from loop.server.dashboard.viewers import Viewer
-from loop.server.request import context_of, page_of, path_id
+from loop.server.dashboard.viewers import Sent, Viewer, acting_as
+from loop.server.errors import STATUS_OF
+from loop.server.pages import see_other
+from loop.server.request import context_of, page_of, path_id, query_of
 from loop.server.shapes import order_json
 from loop.storage import orders, reconciliation
 from loop.storage.orders import OrderFilter
 from loop.storage.reconciliation import Run
+from loop.workflows import reviews
 from loop.workflows.reconciliation import told
 
 REVIEWED_ROWS: Final = 10
+REVIEWED: Final = "The order is off the list of those that need a person."
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A review that was refused: of which order, with which note, and why."""
+
+    order_id: str
+    note: str
+    problem: LoopError
 
 
 def outcome_of(run: Run) -> str:
@@ -25,7 +40,7 @@ def outcome_of(run: Run) -> str:
     return "mismatch" if run.mismatch_count else "awaiting" if run.awaited_count else "matched"
 
 
-async def show(request: Request, viewer: Viewer) -> Page:
+async def show(request: Request, viewer: Viewer, *, refused: Refused | None = None) -> Page:
     """Show the orders that need a person, and a page of the days that were compared."""
     number = page_of(request).page
     async with context_of(request).database.reading() as reader:
@@ -46,9 +61,25 @@ async def show(request: Request, viewer: Viewer) -> Page:
         "has_more": len(runs) > PAGE_ROWS,
         "in_review": in_review[:REVIEWED_ROWS],
         "has_more_in_review": len(in_review) > REVIEWED_ROWS,
+        "notice": REVIEWED if refused is None and query_of(request).get("notice") == "reviewed" else None,
+        "problem": None if refused is None else refused.problem,
+        "problem_of": None if refused is None else refused.order_id,
+        "note": "" if refused is None else refused.note,
     }
     json = {"needsReview": [order_json(each) for each in in_review], "data": [run_json(run) for run in shown]}
-    return Page("reconciliation.html", "reconciliation", values, json)
+    status = 200 if refused is None else STATUS_OF[refused.problem.kind]
+    return Page("reconciliation.html", "reconciliation", values, json, status)
+
+
+async def review(request: Request, sent: Sent) -> Response:
+    """Take an order off the list of those that need a person."""
+    viewer, note = sent.viewer, sent.fields.get("note", "")
+    order_id = path_id(request, "order_id", noun="order")
+    try:
+        await reviews.mark_reviewed(acting_as(request, viewer), viewer.merchant_id, order_id, note=note)
+    except LoopError as error:
+        return render(await show(request, viewer, refused=Refused(order_id, note, error)), viewer)
+    return see_other("/dashboard/reconciliation?notice=reviewed")
 
 
 async def show_run(request: Request, viewer: Viewer) -> Page:
@@ -67,4 +98,5 @@ async def show_run(request: Request, viewer: Viewer) -> Page:
 routes: Final[list[Route]] = [
     *page_routes("/dashboard/reconciliation", show),
     *page_routes("/dashboard/reconciliation/{run_id}", show_run),
+    Route("/dashboard/reconciliation/orders/{order_id}/review", acts(review), methods=["POST"]),
 ]

@@ -1,4 +1,4 @@
-// Shows times in the viewer's own zone, and keeps a form from being sent twice by a double click.
+// Shows times in the viewer's own zone, keeps a form from being sent twice by a double click, and copies.
 "use strict";
 
 (() => {
@@ -21,13 +21,35 @@
   }
 
   localise(document);
-  document.addEventListener("htmx:after:swap", () => localise(document));
+  for (const swapped of ["htmx:after:swap", "loop:shown"]) document.addEventListener(swapped, () => localise(document));
+
+  // On a phone the places are a row that scrolls: the one that is open may lie beyond its edge.
+  document.querySelector(".places [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+
+  function offerCopies() {
+    if (!navigator.clipboard) return;
+    for (const button of document.querySelectorAll("button[data-copies]")) button.hidden = false;
+  }
+
+  offerCopies();
+  document.addEventListener("htmx:after:swap", offerCopies);
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("button[data-copies]");
+    if (!button) return;
+    await navigator.clipboard.writeText(document.getElementById(button.dataset.copies).value);
+    button.firstChild.data = "Copied";
+  });
 
   document.addEventListener("submit", (event) => {
     if (event.target.method !== "post") return;
     if (event.target.dataset.sent) event.preventDefault();
     event.target.dataset.sent = "yes";
   });
+  for (const button of document.querySelectorAll("button[data-prints]")) {
+    button.hidden = false;
+    button.addEventListener("click", () => print());
+  }
+
   // A page that the browser kept is shown again by its back button.
   addEventListener("pageshow", () => {
     for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;

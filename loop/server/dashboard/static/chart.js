@@ -1,7 +1,7 @@
 // Draws what was captured by day; without this script the page shows the table of the same figures.
 "use strict";
 
-(() => {
+function drawChart() {
   const place = document.getElementById("chart");
   const content = document.getElementById("chart-content");
   if (place === null || content === null || typeof uPlot === "undefined") return;
@@ -54,4 +54,7 @@
   document.getElementById("chart-table").open = false;
   new ResizeObserver(() => plot.setSize({ width: place.clientWidth, height: HEIGHT })).observe(place);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-})();
+}
+
+drawChart();
+document.addEventListener("loop:shown", drawChart);

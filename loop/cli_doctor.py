@@ -1,0 +1,321 @@
+"""The command that looks for what is wrong with an installation, a line for each finding and what to do about it."""
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import typer
+
+from loop.cli_console import AsJson, load_settings, print_rows
+from loop.domain.errors import LoopError
+
+if TYPE_CHECKING:
+    from loop.config import Settings
+    from loop.storage.processor_configs import ProcessorConfig
+    from loop.workflows.context import Context
+
+BROKEN_EXIT_CODE = 1
+ANSWER_WITHIN_S = 5.0
+"""How long an address outside may take to answer."""
+SKEW_MAX = timedelta(seconds=5)
+"""By how much a clock may differ: signatures of webhooks are good for minutes only, leases for half one."""
+FREE_LOW, FREE_LEAST = 2 * 2**30, 200 * 2**20
+"""Bytes of free disk space below which there is a warning, and below which it is no state to run in."""
+MERCHANTS_MAX = 100
+"""Merchants whose accounts are tried."""
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "fuse.glusterfs", "lustre", "afs", "beegfs"}
+)
+"""File systems whose locks SQLite cannot rely on."""
+
+
+class Verdict(StrEnum):
+    """What a check came to."""
+
+    OK = "ok"
+    WARNING = "warning"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found, and what to do about it."""
+
+    check: str
+    verdict: Verdict
+    message: str
+    fix: str | None = None
+
+
+def doctor(*, as_json: AsJson = False) -> None:
+    """Look for what is wrong: settings, secrets, disk, database, clock, Redis, addresses, processors, jobs.
+
+    It changes nothing, and asks each processor whether the stored credentials work. Exit code 1 when something is
+    broken; a warning is none.
+
+    Example: loop doctor --json
+    """
+    import asyncio
+
+    from loop.telemetry import configure
+
+    configure(level="error")
+    try:
+        settings = load_settings()
+    except LoopError as error:
+        found = [
+            Finding("settings", Verdict.BROKEN, f"{error.code}: {error.message}", "Mend that, and run this again.")
+        ]
+    else:
+        found = [Finding("settings", Verdict.OK, f"from {settings.config or 'the environment and defaults'}")]
+        found += [*_files(settings), *_disk(settings), *asyncio.run(_all_of(_asking(settings)))]
+    rows = [(each.check, str(each.verdict), each.message, each.fix) for each in found]
+    if as_json:
+        print_rows(("check", "verdict", "message", "fix"), rows, as_json=True)
+    else:
+        for each in found:
+            typer.echo(
+                f"{each.verdict:8}{each.check:12}{each.message}" + (f"\n{'':20}-> {each.fix}" if each.fix else "")
+            )
+    if any(each.verdict is Verdict.BROKEN for each in found):
+        raise typer.Exit(BROKEN_EXIT_CODE)
+
+
+async def _all_of(findings: AsyncIterator[Finding]) -> list[Finding]:
+    return [each async for each in findings]
+
+
+def _files(settings: "Settings") -> Iterator[Finding]:
+    """Look who may read what: the files with secrets, and the data directory."""
+    from loop.config_files import SECRET_NAMES, SECRETS_FILE
+
+    named = [*SECRET_NAMES, *([] if settings.is_sqlite else ["database_url"])]  # whose address holds a password
+    sources = {settings.sources[name] for name in named}
+    generated, config = settings.data_dir / SECRETS_FILE, settings.config
+    holders = [path for path in (generated, config) if path is not None and str(path) in sources]
+    for path in holders:
+        if path.stat().st_mode & 0o077:
+            yield Finding("secrets", Verdict.BROKEN, f"Other users may open {path}.", f"chmod 600 {path}")
+        else:
+            yield Finding("secrets", Verdict.OK, f"{path} is its owner's alone")
+    if not holders:
+        yield Finding("secrets", Verdict.OK, "configured from outside")
+    if settings.is_sqlite and settings.data_dir.stat().st_mode & 0o077:
+        message = f"Other users may look into {settings.data_dir}, where payments are kept."
+        yield Finding("secrets", Verdict.WARNING, message, f"chmod 700 {settings.data_dir}")
+
+
+def _disk(settings: "Settings") -> Iterator[Finding]:
+    import shutil
+
+    path = settings.sqlite_path
+    if path is None:
+        return
+    kind = file_system_of(path.parent, Path("/proc/self/mounts"))
+    if kind in NETWORK_FILE_SYSTEMS:
+        message = f"{path} is on a network file system ({kind}), where SQLite's locks do not hold."
+        yield Finding("disk", Verdict.BROKEN, message, "Move the data directory to a local disk, or use PostgreSQL.")
+    free = shutil.disk_usage(path.parent).free
+    words = f"{free / 2**30:.1f} GiB free at {path.parent}"
+    if free < FREE_LOW:
+        verdict = Verdict.BROKEN if free < FREE_LEAST else Verdict.WARNING
+        yield Finding("disk", verdict, words, "Make room: without it nothing can be written.")
+    else:
+        yield Finding("disk", Verdict.OK, words)
+
+
+def file_system_of(folder: Path, mounts: Path) -> str | None:
+    """Return the kind of file system that a folder is on, as the system's list of mounts says; None without a list."""
+    try:
+        lines = mounts.read_text("utf-8").splitlines()
+    except OSError:
+        return None
+    best: tuple[int, str | None] = (-1, None)
+    real = folder.resolve()
+    for line in lines:
+        fields = line.split(" ")
+        point = Path(fields[1].replace("\\040", " "))
+        if real.is_relative_to(point) and len(point.parts) >= best[0]:
+            best = (len(point.parts), fields[2])
+    return best[1]
+
+
+async def _asking(settings: "Settings") -> AsyncIterator[Finding]:
+    """Ask the database and, where it can be opened without changing it, all that is known from it."""
+    from loop.storage.migrate import schema_state
+
+    try:
+        state = await schema_state(settings.database_url)
+    except LoopError as error:
+        yield Finding("database", Verdict.BROKEN, error.message, "Start the database, or mend database_url.")
+        state = None
+    if state is not None and state.is_current:
+        yield Finding("database", Verdict.OK, f"answers; the schema is {state.current}")
+        try:
+            async for each in _inside(settings):
+                yield each
+        except LoopError as error:
+            yield Finding("database", Verdict.BROKEN, error.message)
+    elif state is not None and settings.is_sqlite:
+        is_new = state.current is None
+        words = "There is none yet" if is_new else f"The schema is {state.current}, this version's {state.wanted}"
+        verdict = Verdict.OK if is_new else Verdict.WARNING
+        yield Finding("database", verdict, f"{words}; `loop serve` sees to it.")
+    elif state is not None:
+        message = f"The schema is {state.current or 'empty'}, this version needs {state.wanted}."
+        yield Finding("database", Verdict.BROKEN, message, "loop migrate")
+    if settings.redis_url is not None:
+        yield await _redis(settings, settings.redis_url)
+
+
+async def _inside(settings: "Settings") -> AsyncIterator[Finding]:
+    from loop.runtime import opened
+
+    async with opened(settings, may_lack_keys=True) as context:
+        yield await _keys(context)
+        if not settings.is_sqlite:
+            yield await _database_clock(context)
+        yield await _dead_jobs(context)
+        configs = await _accounts(context)
+        yield await _public_address(settings, has_live=any(not each.is_test_mode for each in configs))
+        async for each in _processors(context, configs):
+            yield each
+
+
+async def _keys(context: "Context") -> Finding:
+    from loop.workflows import encryption_keys
+
+    missing = [key for key in await encryption_keys.status(context) if not key.is_loaded and key.count]
+    if missing:
+        count = sum(key.count for key in missing)
+        names = ", ".join(key.key_id for key in missing)
+        message = f"{count} stored secrets are under keys that are not loaded: {names}."
+        return Finding("keys", Verdict.BROKEN, message, "Put them into encryption_keys_previous: loop keys status")
+    return Finding("keys", Verdict.OK, "every stored secret can be read")
+
+
+async def _database_clock(context: "Context") -> Finding:
+    from loop.storage.clocks import read_clock
+
+    before = context.now()
+    async with context.database.reading() as reader:
+        there = await read_clock(reader)
+    return _clock("the database", there or before, before + (context.now() - before) / 2)
+
+
+def _clock(whose: str, there: datetime, here: datetime) -> Finding:
+    skew = abs(there - here)
+    if skew > SKEW_MAX:
+        message = f"This machine's clock and that of {whose} differ by {skew.total_seconds():.0f} s."
+        return Finding("clock", Verdict.BROKEN, message, "Set both by NTP: timedatectl set-ntp true")
+    return Finding("clock", Verdict.OK, f"that of {whose} agrees")
+
+
+async def _dead_jobs(context: "Context") -> Finding:
+    from loop.storage import jobs
+
+    async with context.database.reading() as reader:
+        live, dead = await jobs.count(reader)
+    if dead:
+        message = f"{dead} jobs failed too often and are not tried again."
+        return Finding("jobs", Verdict.WARNING, message, "loop jobs list --state dead, then loop jobs revive")
+    return Finding("jobs", Verdict.OK, f"{live} to be done, none given up")
+
+
+async def _redis(settings: "Settings", url: str) -> Finding:
+    from loop.server.rate_limits import rates_of
+    from loop.server.redis_limits import opened
+
+    async with opened(url, rates_of(settings)) as limiter:
+        if await limiter.redis_answers():
+            return Finding("redis", Verdict.OK, "answers")
+    return Finding("redis", Verdict.BROKEN, "Redis does not answer.", "Start it, or mend redis_url.")
+
+
+async def _accounts(context: "Context") -> "list[ProcessorConfig]":
+    from loop.storage import merchants, processor_configs
+
+    async with context.database.reading() as reader:
+        return [
+            config
+            for owner in await merchants.list_all(reader, MERCHANTS_MAX)
+            for config in await processor_configs.of_merchant(reader, owner.id)
+        ]
+
+
+async def _public_address(settings: "Settings", *, has_live: bool) -> Finding:
+    """Look whether customers and processors can reach the address that they are given."""
+    import asyncio
+
+    url = settings.checkout_base_url
+    parts = urlsplit(url)
+    if parts.scheme != "https" or settings.sources["checkout_base_url"] == "default":
+        message = f"Customers and processors are sent to {url}, which is not public and https."
+        verdict = Verdict.BROKEN if has_live else Verdict.WARNING
+        fix = "Set checkout_base_url to the address that a proxy with a certificate has: docs/guides/deploy.md"
+        return Finding("address", verdict, message, fix)
+    try:
+        status, _ = await asyncio.to_thread(answer_of, f"{url}/health")
+    except (OSError, ValueError) as error:
+        message = f"{url} does not lead to Loop from here ({type(error).__name__})."
+        return Finding(
+            "address", Verdict.WARNING, message, "Start `loop serve`, or mend the proxy, DNS or certificate."
+        )
+    if status != 200:
+        return Finding("address", Verdict.BROKEN, f"{url}/health answers {status}.", "Have the proxy send it to Loop.")
+    return Finding("address", Verdict.OK, f"{url} answers")
+
+
+def answer_of(url: str) -> tuple[int, datetime | None]:
+    """Return the status and the time in the `Date` header that an address answers with; raises OSError, ValueError."""
+    from email.utils import parsedate_to_datetime
+    from http.client import HTTPConnection, HTTPException, HTTPSConnection
+
+    parts = urlsplit(url)
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=ANSWER_WITHIN_S)
+    try:
+        connection.request("GET", parts.path or "/")
+        answer = connection.getresponse()
+        date = answer.getheader("Date")
+        return answer.status, None if date is None else parsedate_to_datetime(date)
+    except HTTPException as error:
+        raise ValueError("no HTTP") from error
+    finally:
+        connection.close()
+
+
+async def _processors(context: "Context", configs: "list[ProcessorConfig]") -> AsyncIterator[Finding]:
+    import asyncio
+
+    from loop.workflows import processor_configs
+
+    for config in configs:
+        mode = "test" if config.is_test_mode else "live"
+        whose = f"{config.processor} ({mode}) of {config.merchant_id}"
+        problem = await processor_configs.check(
+            context, config.merchant_id, config.processor, is_test=config.is_test_mode
+        )
+        if problem is not None:
+            fix = f"Mend the credentials: loop processor set {config.merchant_id} {config.processor} --{mode}"
+            yield Finding("processor", Verdict.BROKEN, f"{whose}: {problem}", fix)
+            continue
+        warnings = processor_configs.warnings_about(context, config)
+        for warning in warnings:
+            fix = f"loop processor set {config.merchant_id} {config.processor} --{mode}"
+            yield Finding("processor", Verdict.WARNING, f"{whose}: {warning}", fix)
+        if not warnings:
+            yield Finding("processor", Verdict.OK, f"{whose}: the credentials work")
+    bases = {"stripe": context.settings.stripe_api_base, "razorpay": context.settings.razorpay_api_base}
+    for name in sorted({each.processor for each in configs} & bases.keys()):
+        try:
+            before = context.now()
+            _, there = await asyncio.to_thread(answer_of, bases[name])
+        except (OSError, ValueError):
+            continue  # said above, since its credentials could not be tried either
+        if there is not None:
+            yield _clock(name, there, before)
