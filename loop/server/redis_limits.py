@@ -19,6 +19,9 @@ log = get_logger(__name__)
 ANSWER_WITHIN_S: Final = 0.25
 """How long a request waits for Redis before it is counted here."""
 
+AWAY: Final = (RedisError, OSError, RuntimeError)
+"""What says that Redis is away; RuntimeError is uvloop's word for a connection that was reset."""
+
 RETRY_AFTER_S: Final = 5.0
 """How long Redis is left alone after it did not answer."""
 
@@ -64,7 +67,7 @@ class RedisLimiter:
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 ahead_us = float(await self._take(keys=[f"loop:limit:{route_class}:{who}"], args=[per_s]))
-        except (RedisError, OSError, TimeoutError) as error:
+        except AWAY as error:
             self._note_away(error)
             return await self._local.take(route_class, who)
         if self._is_away:
@@ -77,7 +80,7 @@ class RedisLimiter:
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 await self._redis.ping()
-        except (RedisError, OSError):
+        except AWAY:
             return False
         return True
 

@@ -49,7 +49,10 @@ KEPT_MS: Final = 5_000
 
 MAX_CONNECTIONS: Final = 4
 LOOKED_WITHIN_S: Final = 5
-GONE: Final = (RedisConnectionError, RedisTimeoutError, OSError)
+AWAY: Final = (RedisError, OSError, RuntimeError)
+"""What comes of Redis being away; RuntimeError is uvloop's word for a connection that was reset."""
+
+GONE: Final = (RedisConnectionError, RedisTimeoutError, OSError, RuntimeError)
 """What says that Redis is away; anything else that ends arq's worker is about something that lies in the queue."""
 
 
@@ -113,7 +116,7 @@ class ArqRunner(InlineRunner):
                 try:
                     await redis.ping()  # connecting may take longer than sending
                     await self._send_until_failure(redis)
-                except (RedisError, OSError) as error:
+                except AWAY as error:
                     self._note_away(error)
             await _passed(RETRY_AFTER_S, unless=self._is_ending)
 
@@ -126,7 +129,7 @@ class ArqRunner(InlineRunner):
                     await redis.enqueue_job(LOOK, _expires=KEPT_MS / 1000)
                     # What nobody took out, since nobody listens or it is no wake-up, would hide what comes after it.
                     await redis.zremrangebyscore(QUEUE, "-inf", timestamp_ms() - KEPT_MS)
-            except (RedisError, OSError):
+            except AWAY:
                 self.unsent += 1
                 self._called.set()
                 raise
@@ -146,7 +149,7 @@ class ArqRunner(InlineRunner):
                     self._note_away(error)
                 except Exception as error:  # noqa: BLE001 - arq raises whatever comes of an entry that is not its own
                     log.warning("wake_ups.emptied", error=type(error).__name__, hint="the queue held something else")
-                    with suppress(RedisError, OSError):
+                    with suppress(*AWAY):
                         await redis.delete(QUEUE)
             super().wake()  # for whatever was not heard meanwhile
             await _passed(RETRY_AFTER_S, unless=self._is_deaf)
@@ -195,7 +198,7 @@ class ArqRunner(InlineRunner):
         try:
             yield redis
         finally:
-            with suppress(RedisError, OSError):
+            with suppress(*AWAY):
                 await redis.aclose(close_connection_pool=True)
 
     def _note_away(self, error: Exception) -> None:

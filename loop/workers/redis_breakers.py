@@ -20,6 +20,9 @@ SHARE_EVERY_S: Final = 0.25
 
 ANSWER_WITHIN_S: Final = 0.5
 
+AWAY: Final = (RedisError, OSError, RuntimeError)
+"""What says that Redis is away; RuntimeError is uvloop's word for a connection that was reset."""
+
 RETRY_AFTER_S: Final = 5.0
 """How long Redis is left alone after it did not answer."""
 
@@ -68,7 +71,7 @@ class SharedBreakers:
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 await self._exchange(turns)
-        except (RedisError, OSError, TimeoutError) as error:
+        except AWAY as error:
             self._breakers.tell_again([turn.config_id for turn in turns])
             if not self._is_away:
                 hint = "each process keeps its own circuit breakers"

@@ -11,6 +11,17 @@ from tests.browser.world import World
 
 PAGE_BYTES_MAX = 150_000
 
+SHIFT_MAX = 0.01
+"""How far a page may move under its reader while it loads; from 0.1 on it counts as poor."""
+
+SHIFT = """new Promise(tell => {
+  let shift = 0;
+  new PerformanceObserver(seen => seen.getEntries().forEach(each => { shift += each.value; }))
+    .observe({ type: "layout-shift", buffered: true });
+  requestAnimationFrame(() => requestAnimationFrame(() => tell(shift)));
+})"""
+"""What a browser says of that, as cumulative layout shift."""
+
 
 @pytest.mark.parametrize("has_script", [True, False], ids=["script", "no script"])
 async def test_an_order_is_found_and_refunded(browser: Browser, world: World, has_script: bool) -> None:
@@ -120,7 +131,7 @@ def addresses(world: World) -> list[str]:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES, ids=["phone", "desktop"])
 async def test_pages_are_sound(browser: Browser, world: World, theme: str, size: tuple[int, int]) -> None:
-    """No serious finding of axe, nothing wider than the window, no console error, at most 150 kB."""
+    """No serious finding of axe, nothing wider than the window or on the move, no console error, at most 150 kB."""
     async with at_desk(browser, world, theme=theme, size=size) as visit:
         page = visit.page
         for address in addresses(world):
@@ -132,6 +143,7 @@ async def test_pages_are_sound(browser: Browser, world: World, theme: str, size:
             page.on("response", note)
             await page.goto(world.url + address)  # an open page listens for changes: its network is never idle
             page.remove_listener("response", note)
+            assert await page.evaluate(SHIFT) <= SHIFT_MAX, address
             for summary in await page.locator("main summary").all():
                 await summary.click()
             whole = [each for each in answers if each.status == 200 and not each.url.endswith("/dashboard/live")]
