@@ -5,6 +5,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from loop.domain.money import Money
+from loop.server.request import FORM_MAX_BYTES
 from loop.workflows.checkout import told
 from loop.workflows.orders import NewOrder, creating
 from tests.api.client import Answer, Shop
@@ -277,7 +278,7 @@ async def test_a_result_that_the_page_did_not_sign_changes_nothing(shop: Shop) -
     order = await shop.order()
     paid = (await shop.post(f"/v1/orders/{order['id']}/pay", {})).body
     assert (await browse(shop, "POST", paid["redirectUrl"], "result=free")).status == 400
-    assert (await browse(shop, "POST", paid["redirectUrl"], "result=" + "x" * 5000)).status == 413
+    assert (await browse(shop, "POST", paid["redirectUrl"], "result=" + "x" * FORM_MAX_BYTES)).status == 413
     signed = (await browse(shop, "POST", paid["redirectUrl"], "result=declined")).headers["Location"]
     forged = signed.replace("sandbox_result=declined", "sandbox_result=approved")
     for url in (forged, signed.split("?")[0], signed.split("?")[0] + "?sandbox_result=approved&sandbox_signature=é"):

@@ -277,6 +277,7 @@ FOR_ANYBODY = {
     ("POST", "/api/auth/login"): "nobody has signed in; the audit log of the account hears of a guess",
     ("GET", "/health"): "is no merchant's",
     ("GET", "/health/ready"): "is no merchant's",
+    ("GET", "/metrics"): "is no merchant's, and the operator's token opens it",
     ("GET", "/assets/{name}"): "is no merchant's",
     ("GET", "/openapi.json"): "is no merchant's",
     ("GET", "/docs"): "is no merchant's",

@@ -33,7 +33,7 @@ OPEN: Final = ("submitting", "unknown", "pending")
 KNOWN_TROUBLES: Final = frozenset(
     {
         "processor.raised", "processor.circuit_opened", "payment.unclear", "refund.unclear", "payment.late_success",
-        "payment.not_fenced", "job.lease_lost", "job.not_renewed", "webhook.endpoint_paused",
+        "payment.not_fenced", "job.lease_lost", "job.not_renewed", "jobs.cut_short", "webhook.endpoint_paused",
         "webhook.endpoint_disabled",
     }
 )  # fmt: skip
