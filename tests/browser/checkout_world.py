@@ -42,7 +42,11 @@ class Visit:
     _measured: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def press(self, words: str) -> None:
-        """Press the button, or follow the link, that begins with these words."""
+        """Press the button, or follow the link, that begins with these words, once the page's scripts have run.
+
+        Whoever is faster takes the way without them: the processor's own page, for example.
+        """
+        await self.page.wait_for_load_state()
         await self.page.locator("button, a.button").filter(has_text=words).first.click()
 
     async def reads(self, words: str) -> None:
