@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from loop.domain.attempts import Attempt, AttemptStatus
 from loop.domain.failover import LateSuccess
-from loop.domain.orders import Change
+from loop.domain.orders import Change, OrderStatus
 from loop.domain.refunds import reserve
 from loop.storage import jobs, merchants
 from loop.storage.database import Session
@@ -18,19 +18,24 @@ from loop.workflows.runs import leased_job, waiting
 log = get_logger(__name__)
 
 SECOND_PAYMENT = "another attempt paid the order"
+_PAYABLE = (OrderStatus.PROCESSING, OrderStatus.REQUIRES_ACTION)
+"""Orders for which a customer may still follow an attempt."""
+
 TOO_LATE = "the payment succeeded after the order had been given up"
 
 
 async def settling(
     context: Context, session: Session, change: Change, *, latest: Attempt | None
 ) -> tuple[Change, Writes]:
-    """Return a change with what a late success calls for, for its own transaction; any other change as it is.
+    """Return a change with what a late success calls for, for its own transaction.
 
     A second payment always goes back. Money for an order that nothing else paid goes back if its merchant wants that.
-    An order that it pays while a newer attempt waits for the customer has that attempt cancelled.
+    An order that it pays while a newer attempt waits for the customer has that attempt cancelled, also if the newer one
+    turns out only later to wait.
     """
     if not change.is_late:
-        return change, []
+        is_left_open = change.attempt.status is AttemptStatus.REQUIRES_ACTION and change.order.status not in _PAYABLE
+        return change, [_voiding(context, change.attempt, SECOND_PAYMENT)] if is_left_open else []
     attempt = change.attempt
     log.error(
         "payment.late_success",

@@ -165,6 +165,23 @@ async def test_the_newer_attempt_whose_money_comes_after_all_is_the_second_payme
     assert shop.moved("refund") == [1_000]
 
 
+async def test_the_newer_attempt_that_turns_out_to_wait_for_its_customer_is_cancelled(shop: Shop) -> None:
+    failed = await shop.paid("tok_decline_invalid_card")
+    shop.next_answers("authorize", Unknown("no answer"), is_done=True)
+    await shop.pay(failed.order.id, token="tok_3ds", is_retry=True)
+    first, second = await shop.attempts(failed.order.id)
+    assert second.status is AttemptStatus.UNKNOWN
+    await hears(shop, first, money_of(first))
+    shop.clock.forward(minutes=1)
+    await work_off(shop.context)
+    assert (await shop.now(first.order_id)).order.status is OrderStatus.CAPTURED
+    assert [each.status for each in await shop.attempts(first.order_id)] == [
+        AttemptStatus.CAPTURED,
+        AttemptStatus.CANCELLED,
+    ]
+    assert len(shop.sandbox.called("void")) == 1
+
+
 async def test_a_hold_of_an_earlier_attempt_is_what_is_captured_and_cancelled(shop: Shop) -> None:
     for way in ("capture", "cancel"):
         first, second = await tried_again(shop, is_manual=True, token="tok_3ds")
