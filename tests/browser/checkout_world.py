@@ -161,6 +161,7 @@ class Street:
         if has_script:
             await context.add_init_script(WATCH_POLICY)
         yield context
+        await context.unroute_all(behavior="wait")  # what is being led to the stand-in would lose its way
         await context.close()
 
     @asynccontextmanager
