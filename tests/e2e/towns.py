@@ -24,7 +24,7 @@ from loop.workflows.merchants import NewApiKey, NewMerchant, ProfileChange
 from loop.workflows.processor_configs import ConfigChange
 from tests.e2e.clocks import SharedClock
 from tests.e2e.fault_tables import CALL_S, KILL, FaultTable
-from tests.e2e.houses import House, Nursery, listening
+from tests.e2e.houses import NEW_DELIVERIES, House, Nursery, listening
 from tests.e2e.mischief import (
     RAZORPAY_KEY_SECRET,
     RAZORPAY_SECRET,
@@ -168,7 +168,8 @@ class Town:
         marks = ", ".join("?" * len(unclear))
         left = self.house.rows(
             f"SELECT id FROM jobs WHERE NOT is_dead AND subject NOT IN ({marks})"  # noqa: S608 - only question marks
-            f" AND subject NOT IN (SELECT id FROM refunds WHERE order_id IN ({marks})) LIMIT 1",
+            f" AND subject NOT IN (SELECT id FROM refunds WHERE order_id IN ({marks}))"
+            f" UNION ALL {NEW_DELIVERIES} LIMIT 1",
             *unclear,
             *unclear,
         )
