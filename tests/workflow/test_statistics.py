@@ -67,6 +67,14 @@ async def test_each_day_that_is_over_is_kept_also_those_without_orders(shop: Sho
     assert await summed(shop, week) == found
 
 
+async def test_a_long_period_is_summed_span_by_span(shop: Shop, clock: Clock) -> None:
+    week = await a_week(shop, clock)
+    long = Period(week.start - 70 * DAY - timedelta(hours=3), week.end)
+    found = await summed(shop, long)
+    assert found == await summed(shop, week)
+    assert await kept(shop, long) == dict.fromkeys(long.days()[1:], True)
+
+
 async def test_what_is_kept_is_used(shop: Shop, clock: Clock) -> None:
     week = await a_week(shop, clock)
     await summed(shop, week)
