@@ -1,10 +1,12 @@
 """A person at the dashboard, as the tests of its pages need one: a browser's cookies and forms, without a browser."""
 
+import json
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from html import unescape
+from typing import Any
 
 import aiohttp
 from yarl import URL
@@ -49,6 +51,12 @@ class Desk:
     async def get(self, path: str, **headers: str) -> Seen:
         async with self.client.get(self.shop.url + path, headers=headers, allow_redirects=False) as answer:
             return Seen(answer.status, await answer.text(), answer.headers)
+
+    async def told(self, path: str) -> Any:
+        """Return what a page says as JSON."""
+        answer = await self.get(path)
+        assert answer.status == 200, answer.text
+        return json.loads(answer.text)
 
     async def post(self, path: str, form: Mapping[str, str], *, headers: Mapping[str, str] | None = None) -> Seen:
         """Send a form as a browser does from one of our own pages, unless other headers are given."""

@@ -1,8 +1,6 @@
 """The page of the audit log: found by what, who, which and when, with what was and is, and whether it is whole."""
 
-import json
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
@@ -21,12 +19,6 @@ async def desk(shop: Shop) -> AsyncIterator[Desk]:
         yield signed_in
 
 
-async def told(desk: Desk, query: str = "") -> Any:
-    answer = await desk.get(f"{PAGE}.json{query}")
-    assert answer.status == 200, answer.text
-    return json.loads(answer.text)
-
-
 async def rename(shop: Shop, name: str) -> None:
     answer = await shop.call("PUT", "/api/me", {"name": name}, auth={"Authorization": f"Bearer {shop.token}"})
     assert answer.status == 200, answer.text
@@ -42,15 +34,17 @@ async def test_an_entry_says_who_what_was_and_is(desk: Desk, shop: Shop) -> None
 
 async def test_entries_are_found_by_what_who_which_and_when(desk: Desk, shop: Shop) -> None:
     await rename(shop, "Another name")
-    [changed] = (await told(desk, "?action=profile.changed"))["data"]
+    [changed] = (await desk.told(f"{PAGE}.json?action=profile.changed"))["data"]
     assert changed["after"] == {"name": "Another name"}
-    by_person = {each["action"] for each in (await told(desk, "?actor=user"))["data"]}
+    by_person = {each["action"] for each in (await desk.told(f"{PAGE}.json?actor=user"))["data"]}
     assert by_person == {"profile.changed", "sign_in.succeeded"}
-    assert {each["action"] for each in (await told(desk, f"?subject={shop.merchant.id}"))["data"]} >= by_person
+    assert {
+        each["action"] for each in (await desk.told(f"{PAGE}.json?subject={shop.merchant.id}"))["data"]
+    } >= by_person
     today = changed["createdAt"][:10]
-    assert (await told(desk, f"?from={today}&to={today}&action=profile.changed"))["data"] == [changed]
+    assert (await desk.told(f"{PAGE}.json?from={today}&to={today}&action=profile.changed"))["data"] == [changed]
     for nothing in ("?to=2020-01-01", "?from=2100-01-01", "?action=order.eaten"):
-        assert (await told(desk, nothing))["data"] == []
+        assert (await desk.told(f"{PAGE}.json{nothing}"))["data"] == []
     assert "No such entries" in (await desk.get(f"{PAGE}?to=2020-01-01")).text
     assert (await desk.get(f"{PAGE}?from=yesterday")).status == 400
 
@@ -58,18 +52,18 @@ async def test_entries_are_found_by_what_who_which_and_when(desk: Desk, shop: Sh
 async def test_pages_of_entries_follow_each_other_and_keep_the_filter(desk: Desk, shop: Shop) -> None:
     for number in range(27):
         await rename(shop, f"Name {number}")
-    first = await told(desk, "?action=profile.changed")
+    first = await desk.told(f"{PAGE}.json?action=profile.changed")
     names = [each["after"]["name"] for each in first["data"]]
     assert names == [f"Name {number}" for number in range(26, 1, -1)]
-    second = await told(desk, f"?action=profile.changed&cursor={first['nextCursor']}")
+    second = await desk.told(f"{PAGE}.json?action=profile.changed&cursor={first['nextCursor']}")
     assert [each["after"]["name"] for each in second["data"]] == ["Name 1", "Name 0"]
     page = (await desk.get(f"{PAGE}?action=profile.changed")).text
     assert f"action=profile.changed&amp;cursor={first['nextCursor']}" in page
 
 
 async def test_a_whole_chain_is_said_to_be_so_with_its_end(desk: Desk) -> None:
-    assert (await told(desk))["chain"] is None
-    content = await told(desk, "?check=1")
+    assert (await desk.told(f"{PAGE}.json"))["chain"] is None
+    content = await desk.told(f"{PAGE}.json?check=1")
     assert (content["chain"]["isWhole"], content["chain"]["isComplete"]) == (True, True)
     assert content["chain"]["hash"] == content["data"][0]["hash"]
     page = (await desk.get(f"{PAGE}?check=1")).text
@@ -79,9 +73,9 @@ async def test_a_whole_chain_is_said_to_be_so_with_its_end(desk: Desk) -> None:
 
 async def test_a_changed_entry_is_named(desk: Desk, shop: Shop, database_url: str) -> None:
     await rename(shop, "Another name")
-    [changed] = (await told(desk, "?action=profile.changed"))["data"]
+    [changed] = (await desk.told(f"{PAGE}.json?action=profile.changed"))["data"]
     tamper(database_url, "UPDATE audit_log SET subject = 'mer_x' WHERE action = 'profile.changed'")
-    chain = (await told(desk, "?check=1"))["chain"]
+    chain = (await desk.told(f"{PAGE}.json?check=1"))["chain"]
     assert (chain["isWhole"], chain["brokenId"]) == (False, changed["id"])
     page = (await desk.get(f"{PAGE}?check=1")).text
     assert f"The chain is broken at <code>{changed['id']}</code>" in page
@@ -91,7 +85,7 @@ async def test_a_changed_entry_is_named(desk: Desk, shop: Shop, database_url: st
 async def test_a_long_chain_is_followed_so_far_and_no_further(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit_page, "CHECKED_MAX", 1)
     monkeypatch.setattr(audit, "PAGE", 1)
-    chain = (await told(desk, "?check=1"))["chain"]
+    chain = (await desk.told(f"{PAGE}.json?check=1"))["chain"]
     assert (chain["isWhole"], chain["isComplete"], chain["entries"]) == (True, False, 1)
     assert "loop audit verify" in (await desk.get(f"{PAGE}?check=1")).text
 
@@ -99,6 +93,6 @@ async def test_a_long_chain_is_followed_so_far_and_no_further(desk: Desk, monkey
 async def test_the_log_of_others_is_not_there(desk: Desk, shop: Shop, bare_shop: Shop) -> None:
     await rename(shop, "Another name")
     async with new_desk(bare_shop) as stranger:
-        assert (await told(stranger, "?action=profile.changed"))["data"] == []
-        assert (await told(stranger, f"?subject={shop.merchant.id}"))["data"] == []
+        assert (await stranger.told(f"{PAGE}.json?action=profile.changed"))["data"] == []
+        assert (await stranger.told(f"{PAGE}.json?subject={shop.merchant.id}"))["data"] == []
     assert desk.shop is shop

@@ -1,7 +1,6 @@
 """A Loop without merchants: the link that makes the first one, once, and the steps that it is led through."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -49,8 +48,8 @@ async def make(browser: Desk, served: Running, **typed: str) -> Seen:
     return await browser.post(WELCOME, {"token": token, **PERSON, **typed})
 
 
-async def told(desk: Desk) -> Any:
-    return json.loads((await desk.get("/dashboard.json")).text)["firstSteps"]
+async def steps_done(desk: Desk) -> Any:
+    return (await desk.told("/dashboard.json"))["firstSteps"]
 
 
 async def test_the_link_makes_the_first_merchant_and_signs_it_in(browser: Desk, served: Running) -> None:
@@ -147,18 +146,26 @@ async def step(desk: Desk, name: str, **typed: str) -> Seen:
 async def test_each_step_says_what_is_there(bare_shop: Shop, flags: dict[str, object]) -> None:
     assert flags
     async with new_desk(bare_shop) as desk, merchant_server() as server:
-        assert await told(desk) == {"processorConnected": False, "orderPaid": False, "webhookDelivered": False}
+        assert await steps_done(desk) == {
+            "processorConnected": False,
+            "orderPaid": False,
+            "webhookDelivered": False,
+        }
         assert not (await desk.get("/dashboard")).offers("/payment")
         await step(desk, "processor")
-        assert await told(desk) == {"processorConnected": True, "orderPaid": False, "webhookDelivered": False}
+        assert await steps_done(desk) == {
+            "processorConnected": True,
+            "orderPaid": False,
+            "webhookDelivered": False,
+        }
         made = await step(desk, "payment")
         assert made.location.startswith("/dashboard/links/cs_")
         assert "First test payment" in (await desk.get(made.location)).text
         await bare_shop.paid_order()
-        assert (await told(desk))["orderPaid"]
+        assert (await steps_done(desk))["orderPaid"]
         assert (await step(desk, "webhook", url=server.url)).status == 303
         async with asyncio.timeout(10):
-            while await told(desk) is not None:  # noqa: ASYNC110 - told by the page, which is what is asked about
+            while await steps_done(desk) is not None:  # noqa: ASYNC110 - told by the page, which is what is asked about
                 await asyncio.sleep(0.05)
         assert "First steps" not in (await desk.get("/dashboard")).text
 

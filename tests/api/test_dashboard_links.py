@@ -1,8 +1,6 @@
 """The pages of checkout links: made once, listed by how they stand, shown to send, paid, and closed."""
 
-import json
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
@@ -31,12 +29,6 @@ async def made(desk: Desk, **typed: str) -> str:
     return answer.location.removeprefix(f"{PAGE}/").removesuffix("?notice=made")
 
 
-async def told(desk: Desk, path: str) -> Any:
-    answer = await desk.get(f"{PAGE}{path}")
-    assert answer.status == 200, answer.text
-    return json.loads(answer.text)
-
-
 async def test_an_empty_list_says_what_links_are_for(desk: Desk) -> None:
     assert "No links yet" in (await desk.get(PAGE)).text
 
@@ -51,14 +43,14 @@ async def test_a_link_is_made_and_shown_with_its_code(desk: Desk, shop: Shop) ->
     session = (await shop.get(f"/v1/checkout/sessions/{session_id}")).body
     assert (session["amount"], session["currency"], session["customerEmail"]) == (4_999, "EUR", "ana@example.com")
     assert session["lineItems"] == [{"name": "Two <lamps>", "amount": 4_999, "quantity": 1}]
-    assert (await told(desk, f"/{session_id}.json"))["status"] == "open"
+    assert (await desk.told(f"{PAGE}/{session_id}.json"))["status"] == "open"
 
 
 async def test_a_form_that_is_sent_twice_makes_one_link(desk: Desk) -> None:
     form = {**(await desk.get(f"{PAGE}/new")).form("/new"), **TYPED}
     first, second = [await desk.post(f"{PAGE}/new", form) for _ in range(2)]
     assert first.location == second.location
-    assert len((await told(desk, ".json"))["data"]) == 1
+    assert len((await desk.told(f"{PAGE}.json"))["data"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -78,7 +70,7 @@ async def test_what_cannot_be_is_refused_with_what_was_typed(desk: Desk, typed: 
     assert answer.status == 400
     assert words in answer.text
     assert 'value="Two &lt;lamps&gt;"' in answer.text or "purpose" in typed
-    assert (await told(desk, ".json"))["data"] == []
+    assert (await desk.told(f"{PAGE}.json"))["data"] == []
 
 
 async def test_the_list_is_by_how_links_stand(desk: Desk, shop: Shop) -> None:
@@ -90,7 +82,7 @@ async def test_the_list_is_by_how_links_stand(desk: Desk, shop: Shop) -> None:
     answer = await desk.post(f"{PAGE}/{closed}/close", page.form("/close"))
     assert answer.location == f"{PAGE}/{closed}?notice=closed"
     for status, session_id in (("open", left), ("completed", paid), ("expired", closed)):
-        found = (await told(desk, f".json?status={status}"))["data"]
+        found = (await desk.told(f"{PAGE}.json?status={status}"))["data"]
         assert [(each["id"], each["status"]) for each in found] == [(session_id, status)]
     assert not (await desk.get(f"{PAGE}/{paid}")).offers("/close")
     refused = await desk.post(f"{PAGE}/{paid}/close", page.form("/close"))
@@ -100,9 +92,9 @@ async def test_the_list_is_by_how_links_stand(desk: Desk, shop: Shop) -> None:
 
 async def test_pages_of_links_follow_each_other(desk: Desk) -> None:
     ids = [await made(desk, purpose=f"link {number}") for number in range(27)]
-    first = await told(desk, ".json")
+    first = await desk.told(f"{PAGE}.json")
     assert [each["id"] for each in first["data"]] == ids[:1:-1]
-    second = await told(desk, f".json?cursor={first['nextCursor']}")
+    second = await desk.told(f"{PAGE}.json?cursor={first['nextCursor']}")
     assert [each["id"] for each in second["data"]] == ids[1::-1]
     assert not second["hasMore"]
     assert f"cursor={first['nextCursor']}" in (await desk.get(PAGE)).text
@@ -112,10 +104,10 @@ async def test_links_of_the_other_mode_and_of_others_are_not_there(desk: Desk, s
     session_id = await made(desk)
     async with new_desk(bare_shop) as stranger:
         assert (await stranger.get(f"{PAGE}/{session_id}")).status == 404
-        assert (await told(stranger, ".json"))["data"] == []
+        assert (await stranger.told(f"{PAGE}.json"))["data"] == []
         form = (await stranger.get(PAGE)).form("/sign-out")
         assert (await stranger.post(f"{PAGE}/{session_id}/close", form)).status == 404
     await desk.post("/dashboard/mode", {**(await desk.get(PAGE)).form("/mode"), "mode": "live"})
     assert (await desk.get(f"{PAGE}/{session_id}")).status == 404
-    assert (await told(desk, ".json"))["data"] == []
+    assert (await desk.told(f"{PAGE}.json"))["data"] == []
     assert (await shop.get(f"/v1/checkout/sessions/{session_id}")).body["status"] == "open"

@@ -1,6 +1,5 @@
 """The overview and the lists of refunds, disputes and compared days: their figures, and what they say when empty."""
 
-import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -22,13 +21,6 @@ async def desk(shop: Shop) -> AsyncIterator[Desk]:
         yield signed_in
 
 
-async def told(desk: Desk, path: str) -> dict[str, object]:
-    answer = await desk.get(f"/dashboard/{path}")
-    assert answer.status == 200, answer.text
-    content: dict[str, object] = json.loads(answer.text)
-    return content
-
-
 @pytest.mark.parametrize(
     ("page", "words"),
     [
@@ -48,14 +40,14 @@ async def test_the_overview_adds_up_one_currency_at_a_time(desk: Desk, shop: Sho
         await shop.paid_order(amount=amount, currency="EUR")
     await shop.paid_order("tok_decline_insufficient_funds", amount=500, currency="EUR")
     await shop.paid_order(amount=7_000, currency="USD")
-    content = await told(desk, "overview.json")
+    content = await desk.told("/dashboard/overview.json")
     now = content["now"]
     assert isinstance(now, dict)
     assert (content["currency"], content["currencies"]) == ("EUR", ["EUR", "USD"])
     assert (now["totalVolume"], now["totalTransactions"], now["averageTicket"]) == (4_000, 3, 2_000)
     assert now["successRate"] == 66.67
     assert content["declines"] == [{"code": "insufficient_funds", "count": 1}]
-    dollars = await told(desk, "overview.json?currency=USD")
+    dollars = await desk.told("/dashboard/overview.json?currency=USD")
     assert isinstance(dollars["now"], dict)
     assert (dollars["now"]["totalVolume"], dollars["declines"]) == (7_000, [])
     page = (await desk.get("/dashboard")).text
@@ -76,11 +68,11 @@ async def test_refunds_are_listed_with_their_order(desk: Desk, shop: Shop) -> No
     page = await desk.get("/dashboard/refunds")
     assert "basket-3" in page.text
     assert "scratched" in page.text
-    content = await told(desk, "refunds.json?status=succeeded")
+    content = await desk.told("/dashboard/refunds.json?status=succeeded")
     rows = content["data"]
     assert isinstance(rows, list)
     assert [(row["amount"], row["externalId"]) for row in rows] == [(100, "basket-3")]
-    assert (await told(desk, "refunds.json?status=failed"))["data"] == []
+    assert (await desk.told("/dashboard/refunds.json?status=failed"))["data"] == []
     assert (await desk.get("/dashboard/refunds?status=gone")).status == 400
 
 
@@ -111,6 +103,6 @@ async def test_a_compared_day_shows_what_differs(desk: Desk, shop: Shop, served:
     assert "The amounts differ" in page
     assert order["id"] in page
     assert "30.00" in page
-    content = await told(desk, "reconciliation/rec_1.json")
+    content = await desk.told("/dashboard/reconciliation/rec_1.json")
     assert content["amountDiffers"] == 1
     assert (await desk.get("/dashboard/reconciliation/rec_0")).status == 404

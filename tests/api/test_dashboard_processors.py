@@ -1,11 +1,9 @@
 """The dashboard's processors: connected, tested, changed and removed; credentials go in and never come out."""
 
-import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from html import unescape
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -44,13 +42,6 @@ async def desk(bare_shop: Shop) -> AsyncIterator[Desk]:
         yield signed_in
 
 
-async def told(desk: Desk, path: str) -> dict[str, Any]:
-    answer = await desk.get(path)
-    assert answer.status == 200, answer.text
-    content: dict[str, Any] = json.loads(answer.text)
-    return content
-
-
 async def send(desk: Desk, name: str, action: str, **fields: str) -> Seen:
     """Open a processor's page and send one of its forms; credentials are named without their prefix."""
     form = (await desk.get(f"{HERE}/{name}")).form(f"/{action}")
@@ -68,7 +59,7 @@ async def credentials_of(served: Running, shop: Shop, name: str, *, is_test: boo
 async def test_an_empty_place_offers_what_can_be_connected(desk: Desk) -> None:
     page = await desk.get(HERE)
     assert "No test account yet" in page.text
-    assert (await told(desk, f"{HERE}.json")) == {"data": [], "connectable": ["razorpay", "sandbox", "stripe"]}
+    assert (await desk.told(f"{HERE}.json")) == {"data": [], "connectable": ["razorpay", "sandbox", "stripe"]}
 
 
 async def test_the_form_asks_for_what_the_processor_names(desk: Desk, served: Running) -> None:
@@ -77,7 +68,7 @@ async def test_the_form_asks_for_what_the_processor_names(desk: Desk, served: Ru
         for each in served.context.processors.credentials_schema(name):
             assert f'name="credentials.{each.name}"' in page
             assert each.label in unescape(page)
-    asked = (await told(desk, f"{HERE}/razorpay.json"))["credentials"]
+    asked = (await desk.told(f"{HERE}/razorpay.json"))["credentials"]
     assert asked[0] == {"name": "keyId", "label": "Key id", "required": True, "secret": False}
     assert (await desk.get(f"{HERE}/nobody")).status == 404
 
@@ -92,7 +83,7 @@ async def test_an_account_is_connected_and_its_secrets_never_shown(
     assert await credentials_of(served, bare_shop, "stripe") == {
         "secretKey": KEY, "publishableKey": "pk_test_1", "webhookSecret": HOOK
     }  # fmt: skip
-    shown = await told(desk, f"{HERE}/stripe.json")
+    shown = await desk.told(f"{HERE}/stripe.json")
     assert (shown["enabled"], shown["priority"], shown["testMode"], shown["lately"]["state"]) == (
         True,
         3,
@@ -124,7 +115,7 @@ async def test_a_refused_form_keeps_all_but_secrets(desk: Desk, typed: dict[str,
     assert 'value="pk_kept"' in refused.text
     assert f'value="{typed["priority"]}"' in refused.text
     assert KEY not in refused.text
-    assert (await told(desk, f"{HERE}.json"))["data"] == []
+    assert (await desk.told(f"{HERE}.json"))["data"] == []
 
 
 async def test_replaced_credentials_leave_the_others(desk: Desk, served: Running, bare_shop: Shop) -> None:
@@ -133,7 +124,7 @@ async def test_replaced_credentials_leave_the_others(desk: Desk, served: Running
     renewed = await send(desk, "stripe", "credentials", secretKey=KEY)
     assert renewed.location == f"{HERE}/stripe?notice=renewed"
     assert await credentials_of(served, bare_shop, "stripe") == {"secretKey": KEY, "webhookSecret": HOOK}
-    shown = await told(desk, f"{HERE}/stripe.json")
+    shown = await desk.told(f"{HERE}/stripe.json")
     assert (shown["enabled"], shown["priority"]) == (False, 4)
     refused = await send(desk, "stripe", "credentials", secretKey="  ")
     assert (refused.status, "at least one of them" in refused.text) == (400, True)
@@ -175,14 +166,14 @@ async def test_an_account_is_switched_moved_and_removed(desk: Desk) -> None:
     await send(desk, "sandbox", "connect", priority="1")
     await send(desk, "stripe", "connect", secretKey=KEY, priority="2")
     assert (await send(desk, "sandbox", "disable")).location == f"{HERE}/sandbox?notice=disabled"
-    rows = {each["processor"]: each for each in (await told(desk, f"{HERE}.json"))["data"]}
+    rows = {each["processor"]: each for each in (await desk.told(f"{HERE}.json"))["data"]}
     assert rows["sandbox"]["lately"]["state"] == "off"
     assert (await send(desk, "sandbox", "enable")).location == f"{HERE}/sandbox?notice=enabled"
     assert (await send(desk, "sandbox", "priority", priority="9")).location == f"{HERE}/sandbox?notice=moved"
-    assert [each["processor"] for each in (await told(desk, f"{HERE}.json"))["data"]] == ["stripe", "sandbox"]
+    assert [each["processor"] for each in (await desk.told(f"{HERE}.json"))["data"]] == ["stripe", "sandbox"]
     assert (await send(desk, "sandbox", "priority", priority="101")).status == 400
     assert (await send(desk, "sandbox", "remove")).location == f"{HERE}?notice=removed"
-    assert (await told(desk, f"{HERE}.json"))["connectable"] == ["razorpay", "sandbox"]
+    assert (await desk.told(f"{HERE}.json"))["connectable"] == ["razorpay", "sandbox"]
 
 
 async def test_how_an_account_fares_is_what_happened_to_it(
@@ -191,13 +182,13 @@ async def test_how_an_account_fares_is_what_happened_to_it(
     await send(desk, "sandbox", "connect", priority="1")
     for card in ("tok_approve", "tok_approve", "tok_decline_declined"):
         await bare_shop.paid_order(card)
-    shown = await told(desk, f"{HERE}/sandbox.json")
+    shown = await desk.told(f"{HERE}/sandbox.json")
     assert (shown["lately"]["succeeded"], shown["lately"]["declined"], shown["lately"]["successRate"]) == (2, 1, 66.7)
     assert shown["lately"]["lastWebhookAt"] is None
     context = served.context
     for _ in range(MIN_CALLS):
         context.breakers.hear(shown["id"], Unknown("it hung"), now=context.now())
-    assert (await told(desk, f"{HERE}/sandbox.json"))["lately"]["state"] == "resting"
+    assert (await desk.told(f"{HERE}/sandbox.json"))["lately"]["state"] == "resting"
     page = await desk.get(f"{HERE}/sandbox")
     assert "Payments go elsewhere for now." in page.text
     assert "Rests: calls fail" in (await desk.get(HERE)).text
@@ -207,7 +198,7 @@ async def test_how_an_account_fares_is_what_happened_to_it(
 async def test_each_mode_has_its_own_accounts(desk: Desk, served: Running, bare_shop: Shop) -> None:
     await send(desk, "stripe", "connect", secretKey="sk_test_mine", priority="1")
     await desk.post("/dashboard/mode", {**(await desk.get(HERE)).form("/mode"), "mode": "live"})
-    live = await told(desk, f"{HERE}.json")
+    live = await desk.told(f"{HERE}.json")
     assert live == {"data": [], "connectable": ["razorpay", "stripe"]}  # the sandbox is for tests only
     assert (await desk.get(f"{HERE}/sandbox")).status == 404
     await send(desk, "stripe", "connect", secretKey="sk_live_mine", priority="1")
@@ -246,7 +237,7 @@ async def test_anothers_accounts_are_as_if_they_were_not_there(
         for action in ("test", "credentials", "enable", "disable", "priority", "remove"):
             sent = {**form, "priority": "1", "credentials.secretKey": "sk_test_theirs"}
             assert (await stranger.post(f"{HERE}/stripe/{action}", sent)).status == 404, action
-    assert (await told(desk, f"{HERE}/stripe.json"))["enabled"]
+    assert (await desk.told(f"{HERE}/stripe.json"))["enabled"]
 
 
 async def test_forms_count_only_from_our_own_pages(desk: Desk) -> None:
@@ -254,17 +245,17 @@ async def test_forms_count_only_from_our_own_pages(desk: Desk) -> None:
     foreign = {"Sec-Fetch-Site": "cross-site"}
     assert (await desk.post(f"{HERE}/sandbox/connect", form, headers=foreign)).status == 403
     assert (await desk.post(f"{HERE}/sandbox/connect", {**form, "csrf": ""})).status == 403
-    assert (await told(desk, f"{HERE}.json"))["data"] == []
+    assert (await desk.told(f"{HERE}.json"))["data"] == []
 
 
 async def test_a_webhook_that_came_is_told(desk: Desk, served: Running, bare_shop: Shop) -> None:
     context = served.context
     await send(desk, "sandbox", "connect", priority="1")
-    shown = await told(desk, f"{HERE}/sandbox.json")
+    shown = await desk.told(f"{HERE}/sandbox.json")
     await stored_event(served, bare_shop, shown["id"], days_ago=40)
-    assert (await told(desk, f"{HERE}/sandbox.json"))["lately"]["lastWebhookAt"] is None
+    assert (await desk.told(f"{HERE}/sandbox.json"))["lately"]["lastWebhookAt"] is None
     await stored_event(served, bare_shop, shown["id"], days_ago=2)
-    at = (await told(desk, f"{HERE}/sandbox.json"))["lately"]["lastWebhookAt"]
+    at = (await desk.told(f"{HERE}/sandbox.json"))["lately"]["lastWebhookAt"]
     assert at.startswith(f"{context.now() - timedelta(days=2):%Y-%m-%dT%H}")
 
 

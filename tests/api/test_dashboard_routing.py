@@ -1,6 +1,5 @@
 """The page of routing: rules kept in order, edited, refused with what was typed, and tried before they count."""
 
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -40,11 +39,6 @@ async def rules(shop: Shop) -> list[dict[str, Any]]:
 async def use_stripe(shop: Shop) -> None:
     answer = await shop.post("/api/processors/stripe", {"credentials": {"secretKey": "sk_test_1"}, "priority": 50})
     assert answer.status == 200, answer.text
-
-
-async def told(desk: Desk) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((await desk.get(f"{PAGE}.json")).text)
-    return content
 
 
 async def test_a_merchant_without_a_processor_is_told_what_comes_first(bare_shop: Shop) -> None:
@@ -171,7 +165,7 @@ async def test_a_rule_that_is_never_reached_is_said_to_be_so_once(desk: Desk) ->
     await add(desk, name="never", currencies="EUR")
     page = (await desk.get(PAGE)).text
     assert page.count("will never be reached") == 1
-    warned = [bool(each["warnings"]) for each in (await told(desk))["rules"]]
+    warned = [bool(each["warnings"]) for each in (await desk.told(f"{PAGE}.json"))["rules"]]
     assert warned == [False, True]
 
 
@@ -193,7 +187,7 @@ async def test_recent_orders_say_what_a_rule_would_change_before_it_is_saved(des
     dollars = await shop.paid_order("tok_decline_declined", currency="USD")
     await shop.order()  # was never tried, and says nothing
     await use_stripe(shop)
-    content = await told(desk)
+    content = await desk.told(f"{PAGE}.json")
     would = {each["orderId"]: (each["wentTo"], each["wouldGoTo"]) for each in content["recentOrders"]}
     assert would == {euros["id"]: ("sandbox", "stripe"), dollars["id"]: ("sandbox", "stripe")}
     tried = await add(desk, name="Euros stay", currencies="EUR", do="try")

@@ -1,8 +1,6 @@
 """The page of settings: saved, refused with what was typed, the password changed, and sessions ended elsewhere."""
 
-import json
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
@@ -25,16 +23,12 @@ async def send(desk: Desk, form: str, path: str = "", **typed: str) -> Seen:
     return await desk.post(f"{PAGE}{path or form}", {**page.form(form), **typed})
 
 
-async def told(desk: Desk) -> Any:
-    return json.loads((await desk.get(f"{PAGE}.json")).text)
-
-
 async def test_the_name_and_the_policy_are_saved(desk: Desk) -> None:
     answer = await desk.post(
         PAGE, {**(await desk.get(PAGE)).form("/settings"), "name": "Lamps & more", "lateSuccess": "refund"}
     )
     assert answer.location == f"{PAGE}?notice=saved"
-    merchant = (await told(desk))["merchant"]
+    merchant = (await desk.told(f"{PAGE}.json"))["merchant"]
     assert (merchant["name"], merchant["lateSuccess"]) == ("Lamps & more", "refund")
     page = (await desk.get(answer.location)).text
     assert "The settings were saved." in page
@@ -47,7 +41,7 @@ async def test_the_api_takes_the_policy_as_well(desk: Desk, shop: Shop) -> None:
     assert (answer.status, answer.body["lateSuccess"]) == (200, "refund")
     refused = await shop.call("PUT", "/api/merchants/me", {"lateSuccess": "keep"}, auth=person)
     assert (refused.status, refused.code) == (400, "validation_failed")
-    assert (await told(desk))["merchant"]["lateSuccess"] == "refund"
+    assert (await desk.told(f"{PAGE}.json"))["merchant"]["lateSuccess"] == "refund"
 
 
 @pytest.mark.parametrize(
@@ -64,7 +58,7 @@ async def test_what_cannot_be_is_refused_with_what_was_typed(desk: Desk, typed: 
     assert answer.status == 400
     assert words in answer.text
     assert f'value="{form["name"]}"' in answer.text
-    assert (await told(desk))["merchant"]["name"] == "shop"
+    assert (await desk.told(f"{PAGE}.json"))["merchant"]["name"] == "shop"
 
 
 async def test_the_password_is_changed_and_others_are_signed_out(desk: Desk, shop: Shop) -> None:
@@ -109,7 +103,7 @@ async def test_sessions_are_listed_and_ended(desk: Desk, shop: Shop) -> None:
     async with new_desk(shop) as elsewhere:
         current: list[str] = []
         others: list[str] = []
-        for each in (await told(desk))["sessions"]:
+        for each in (await desk.told(f"{PAGE}.json"))["sessions"]:
             (current if each["current"] else others).append(each["id"])
         assert len(current) == 1
         assert len(others) == 2  # the other browser, and the shop's own client
@@ -117,7 +111,7 @@ async def test_sessions_are_listed_and_ended(desk: Desk, shop: Shop) -> None:
         assert (await send(desk, f"{newest}/end", f"/sessions/{newest}/end")).location == f"{PAGE}?notice=ended"
         assert (await elsewhere.get(PAGE)).status == 303
         assert (await send(desk, "/others/end", "/sessions/others/end")).location == f"{PAGE}?notice=others"
-        assert [each["id"] for each in (await told(desk))["sessions"]] == current
+        assert [each["id"] for each in (await desk.told(f"{PAGE}.json"))["sessions"]] == current
         assert not (await desk.get(PAGE)).offers("/end")
     async with new_desk(shop) as stranger:
         gone = await stranger.post(f"{PAGE}/sessions/{newest}/end", (await stranger.get(PAGE)).form("/password"))

@@ -46,13 +46,6 @@ async def desk(shop: Shop) -> AsyncIterator[Desk]:
         yield signed_in
 
 
-async def told(desk: Desk, path: str) -> dict[str, Any]:
-    answer = await desk.get(path)
-    assert answer.status == 200, answer.text
-    content: dict[str, Any] = json.loads(answer.text)
-    return content
-
-
 async def send(desk: Desk, page: str, action: str, **fields: str) -> Seen:
     """Open a page and send the form of it that leads to an action."""
     form = (await desk.get(page)).form(action)
@@ -66,7 +59,7 @@ async def add(desk: Desk, url: str, **fields: str) -> str:
     assert made.status == 200, made.text
     for secret in _SECRET.findall(made.text):
         aviary.keep(unescape(secret))
-    return (await told(desk, f"{HERE}.json"))["data"][-1]["id"]  # type: ignore[no-any-return] # as JSON has it
+    return (await desk.told(f"{HERE}.json"))["data"][-1]["id"]  # type: ignore[no-any-return] # as JSON has it
 
 
 async def eventually(is_so: Callable[[], Awaitable[bool]]) -> None:
@@ -79,18 +72,18 @@ async def settled(desk: Desk, *, count: int) -> list[dict[str, Any]]:
     """Wait until so many deliveries have ended or wait for another try, and return them."""
 
     async def are_there() -> bool:
-        rows = (await told(desk, f"{HERE}/deliveries.json"))["data"]
+        rows = (await desk.told(f"{HERE}/deliveries.json"))["data"]
         return len(rows) == count and all(each["attempts"] for each in rows)
 
     await eventually(are_there)
-    rows: list[dict[str, Any]] = (await told(desk, f"{HERE}/deliveries.json"))["data"]
+    rows: list[dict[str, Any]] = (await desk.told(f"{HERE}/deliveries.json"))["data"]
     return rows
 
 
 async def test_an_empty_place_says_how_it_fills(desk: Desk) -> None:
     assert "Nobody listens yet" in (await desk.get(HERE)).text
     assert "Nothing was sent yet" in (await desk.get(f"{HERE}/deliveries")).text
-    assert (await told(desk, f"{HERE}.json")) == {"data": []}
+    assert (await desk.told(f"{HERE}.json")) == {"data": []}
 
 
 async def test_an_endpoint_is_made_and_its_secret_shown_once(desk: Desk, shop: Shop, server: MerchantServer) -> None:
@@ -101,7 +94,7 @@ async def test_an_endpoint_is_made_and_its_secret_shown_once(desk: Desk, shop: S
     aviary.keep(secret)
     again = await desk.post(f"{HERE}/new", wanted)  # the page loaded anew: the same endpoint, not another
     assert _SECRET.findall(again.text) == _SECRET.findall(made.text)
-    (endpoint,) = (await told(desk, f"{HERE}.json"))["data"]
+    (endpoint,) = (await desk.told(f"{HERE}.json"))["data"]
     assert (endpoint["events"], endpoint["description"], endpoint["state"]) == (["order.created"], "stock", "listening")
     assert secret not in (await desk.get(f"{HERE}/{endpoint['id']}")).text
     await shop.order()
@@ -130,7 +123,7 @@ async def test_a_refused_form_keeps_what_was_typed(desk: Desk, typed: dict[str, 
     assert 'aria-invalid="true"' in refused.text or "field-problem" in refused.text
     assert content["description"] in refused.text
     assert content["url"] in refused.text
-    assert (await told(desk, f"{HERE}.json")) == {"data": []}
+    assert (await desk.told(f"{HERE}.json")) == {"data": []}
     mended = {**content, "url": "https://shop.example/hooks", "hears": "all", "description": "mine"}
     assert (await desk.post(f"{HERE}/new", mended)).status == 200  # the same form, its key not used up
 
@@ -141,7 +134,7 @@ async def test_an_endpoint_is_changed_switched_and_removed(desk: Desk, server: M
     changed = await send(desk, page, "/save", url=f"{server.url}/b", hears="some", **{"event.refund.created": "1"})
     assert changed.location == f"{page}?notice=saved"
     assert "The endpoint was changed." in (await desk.get(changed.location)).text
-    shown = await told(desk, f"{page}.json")
+    shown = await desk.told(f"{page}.json")
     assert (shown["url"], shown["events"]) == (f"{server.url}/b", ["refund.created"])
     refused = await send(desk, page, "/save", url="nowhere", hears="all")
     assert (refused.status, 'value="nowhere"' in refused.text) == (400, True)
@@ -152,7 +145,7 @@ async def test_an_endpoint_is_changed_switched_and_removed(desk: Desk, server: M
     assert (await send(desk, page, "/enable")).location == f"{page}?notice=enabled"
     assert (await send(desk, page, "/remove")).location == f"{HERE}?notice=removed"
     assert (await desk.get(page)).status == 404
-    assert (await told(desk, f"{HERE}.json")) == {"data": []}
+    assert (await desk.told(f"{HERE}.json")) == {"data": []}
 
 
 async def test_the_secret_is_changed_in_two_steps(desk: Desk, shop: Shop, server: MerchantServer) -> None:
@@ -198,10 +191,10 @@ async def test_a_delivery_is_sent_again_once_for_each_form(desk: Desk, shop: Sho
         assert (await desk.post(f"{page}/resend", form)).location == f"{page}?notice=resent"
 
     async def was_tried_again() -> bool:
-        return bool((await told(desk, f"{page}.json"))["attempts"] == 2)
+        return bool((await desk.told(f"{page}.json"))["attempts"] == 2)
 
     await eventually(was_tried_again)
-    content = await told(desk, f"{page}.json")
+    content = await desk.told(f"{page}.json")
     assert [each["attempt"] for each in content["tries"]] == [2, 1]
     assert content["body"] == json.loads(server.received[0].body)
     assert len(server.received) == 2
@@ -225,7 +218,7 @@ async def test_what_failed_is_sent_again_since_a_moment(
         lost = [replace(each.delivery, status=DeliveryStatus.FAILED) for each in found]
         await session.run_together([deliveries.updating(each) for each in lost])
     page = f"{HERE}/{endpoint_id}"
-    assert len((await told(desk, f"{HERE}/deliveries.json?status=failed"))["data"]) == 2
+    assert len((await desk.told(f"{HERE}/deliveries.json?status=failed"))["data"]) == 2
     day_before = f"{served.context.now() - timedelta(days=1):%Y-%m-%dT%H:%M}"
     replayed = await send(desk, page, "/replay", since=day_before)
     assert replayed.location == f"{page}?notice=replayed&count=2"
@@ -251,7 +244,7 @@ async def test_deliveries_are_filtered_and_follow_each_other(
         (f"endpoint={second}", 2), ("type=payment.captured", 1), ("status=failed", 0), ("status=delivered", 6),
         (f"endpoint={second}&type=payment.captured", 0),
     ):  # fmt: skip
-        found = (await told(desk, f"{HERE}/deliveries.json?{query}"))["data"]
+        found = (await desk.told(f"{HERE}/deliveries.json?{query}"))["data"]
         assert len(found) == count, query
     assert "No such deliveries" in (await desk.get(f"{HERE}/deliveries?status=failed")).text
     for query in ("status=lost", "type=nothing", "cursor=evt_1"):
@@ -261,7 +254,7 @@ async def test_deliveries_are_filtered_and_follow_each_other(
     page: dict[str, Any] = {}
     walked, query = [], ""
     for _ in range(3):
-        page = await told(desk, f"{HERE}/deliveries.json?{query}")
+        page = await desk.told(f"{HERE}/deliveries.json?{query}")
         walked += [(each["id"], each["endpointId"]) for each in page["data"]]
         query = f"cursor={page['nextCursor']}"
     assert walked == sorted(((each["id"], each["endpointId"]) for each in rows), reverse=True)
@@ -273,9 +266,9 @@ async def test_a_mode_has_its_own_deliveries(desk: Desk, shop: Shop, server: Mer
     await shop.order()
     (row,) = await settled(desk, count=1)
     await desk.post("/dashboard/mode", {**(await desk.get(HERE)).form("/mode"), "mode": "live"})
-    assert (await told(desk, f"{HERE}/deliveries.json"))["data"] == []
+    assert (await desk.told(f"{HERE}/deliveries.json"))["data"] == []
     assert (await desk.get(f"{HERE}/deliveries/{row['id']}/{endpoint_id}")).status == 404
-    assert len((await told(desk, f"{HERE}.json"))["data"]) == 1
+    assert len((await desk.told(f"{HERE}.json"))["data"]) == 1
 
 
 async def test_anothers_webhooks_are_as_if_they_were_not_there(
@@ -296,8 +289,8 @@ async def test_anothers_webhooks_are_as_if_they_were_not_there(
             assert answer.status == 404, name
             form = (await stranger.get(f"{HERE}/new")).form("/new")
         assert (await stranger.post(f"{delivery}/resend", form)).status == 404
-        assert (await told(stranger, f"{HERE}.json"))["data"] == []
-    assert (await told(desk, f"{HERE}/{endpoint_id}.json"))["url"] == server.url
+        assert (await stranger.told(f"{HERE}.json"))["data"] == []
+    assert (await desk.told(f"{HERE}/{endpoint_id}.json"))["url"] == server.url
 
 
 async def test_forms_count_only_from_our_own_pages(desk: Desk, server: MerchantServer) -> None:
