@@ -193,7 +193,9 @@ PATH: Final = Form("a path", _path)
 SECRET: Final = Form("a text of at least 32 characters", _secret, is_sensitive=True)
 SECRETS: Final = _list_of("texts of at least 32 characters", _former_secret, is_sensitive=True)
 TOKEN: Final = Form("a text of at least 32 characters", _former_secret, is_sensitive=True)
-HEADERS: Final = Form("headers such as name=value, separated by commas", _headers, is_sensitive=True)
+HEADERS: Final = Form(
+    "headers such as name=value, separated by commas, values percent-encoded", _headers, is_sensitive=True
+)
 HTTP_URL: Final = Form("an http:// or https:// address without user, query and fragment", _http_url)
 REDIS_URL: Final = Form("an address such as redis://localhost:6379/0", _redis_url, is_sensitive=True)
 DATABASE_URL: Final = Form(

@@ -4,6 +4,8 @@ locals {
     { for n in range(var.web_count) : "web-${n + 1}" => { kind = "web", ip = "10.20.1.${11 + n}" } },
     { database = { kind = "database", ip = "10.20.1.21" } },
     { redis = { kind = "redis", ip = "10.20.1.22" } },
+    { worker = { kind = "worker", ip = "10.20.1.31" } },
+    { openobserve = { kind = "openobserve", ip = "10.20.1.41" } },
   )
 }
 
@@ -40,6 +42,14 @@ resource "hcloud_server" "loop" {
   }
 
   depends_on = [hcloud_network_subnet.loop]
+}
+
+resource "hcloud_volume" "openobserve" {
+  name      = "${var.name}-openobserve"
+  size      = var.openobserve_volume_gb
+  server_id = hcloud_server.loop["openobserve"].id
+  format    = "ext4"
+  automount = true
 }
 
 resource "hcloud_volume" "database" {

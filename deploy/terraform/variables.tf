@@ -35,7 +35,7 @@ variable "network_zone" {
 }
 
 variable "web_count" {
-  description = "How many servers run Loop. One is enough to try; two outlive the loss of one."
+  description = "How many servers run the API and the dashboard. One is enough to try; two outlive the loss of one."
   type        = number
   validation {
     condition     = var.web_count >= 1 && var.web_count <= 9
@@ -45,7 +45,7 @@ variable "web_count" {
 
 variable "server_types" {
   description = "The size of each kind of server."
-  type        = object({ web = string, database = string, redis = string })
+  type        = object({ web = string, worker = string, database = string, redis = string, openobserve = string })
 }
 
 variable "load_balancer_type" {
@@ -56,6 +56,11 @@ variable "load_balancer_type" {
 
 variable "database_volume_gb" {
   description = "Size of the volume that PostgreSQL writes to."
+  type        = number
+}
+
+variable "openobserve_volume_gb" {
+  description = "Size of the volume that OpenObserve keeps spans and metrics on."
   type        = number
 }
 

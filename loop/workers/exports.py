@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
 
 from loop import metrics, traces
 from loop.domain.errors import configuration
@@ -66,7 +67,8 @@ def _opened(context: Context, endpoint: str) -> "Exports":
 def _headers_of(context: Context) -> Mapping[str, str]:
     given = context.settings.otel_exporter_otlp_headers
     pairs = [] if given is None else [each.partition("=") for each in given.reveal().split(",")]
-    return {name.strip(): value.strip() for name, _, value in pairs}
+    # Percent-encoded, as OpenTelemetry specifies the variable: a comma, say, could not be written otherwise.
+    return {name.strip(): unquote(value.strip()) for name, _, value in pairs}
 
 
 async def _send_metrics(context: Context, exports: "Exports") -> None:

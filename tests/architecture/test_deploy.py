@@ -1,14 +1,17 @@
 """The files that deploy Loop name settings, commands, addresses and packages that there are."""
 
 import re
+import shutil
+import subprocess
 import tomllib
+from base64 import b64decode
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
 from loop.cli import app
-from loop.config import SETTINGS
+from loop.config import SETTINGS, load
 from tests.architecture.rules import project_files
 
 ROOT = Path(__file__).parents[2]
@@ -110,3 +113,24 @@ def test_no_secret_lies_in_the_tree() -> None:
     assert {"/deploy/compose/secrets*/", "/deploy/kamal/secrets", ".terraform/", "*.tfstate*"} <= set(ignored)
     long_hex = re.compile(r"(?<![0-9a-f@])[0-9a-f]{40,}(?![0-9a-f])")
     assert [path for path in FILES if long_hex.search(path.read_text("utf-8"))] == []
+
+
+def test_compose_finds_the_secrets_that_are_made_and_loop_reads_them(tmp_path: Path) -> None:
+    there = tmp_path / "compose"
+    shutil.copytree(ROOT / "deploy" / "compose", there, ignore=shutil.ignore_patterns("secrets*"))
+    make = [str(there / "make-secrets"), "https://pay.example.com"]
+    subprocess.run(make, check=True, capture_output=True)
+    made = {f"secrets/{path.name}" for path in (there / "secrets").iterdir()}
+    assert set(re.findall(r"secrets/[\w.-]+", (there / "compose.yaml").read_text("utf-8"))) == made
+    settings = load({}, {"LOOP_CONFIG": str(there / "secrets" / "loop.toml")})
+    assert (settings.checkout_base_url, settings.otel_exporter_otlp_endpoint) == (
+        "https://pay.example.com",
+        "http://otel-collector:4318",
+    )
+    lines = "".join((there / "secrets" / f"{name}.env").read_text() for name in ("openobserve", "otel-collector"))
+    shown = dict(line.split("=", 1) for line in lines.splitlines())
+    kind, encoded = shown["OTLP_BACKEND_AUTHORIZATION"].split()
+    name_and_password = f"{shown['ZO_ROOT_USER_EMAIL']}:{shown['ZO_ROOT_USER_PASSWORD']}"
+    assert (kind, b64decode(encoded).decode()) == ("Basic", name_and_password)
+    again = subprocess.run(make, check=False, capture_output=True)
+    assert again.returncode == 1
