@@ -190,7 +190,11 @@ def assert_all_done(house: Premises, unclear: Collection[str] = ()) -> None:
 
     `unclear` are the orders of which it will never be known what became of a call: a person must look at them.
     """
-    jobs = house.rows("SELECT jobs.*, refunds.order_id FROM jobs LEFT JOIN refunds ON refunds.id = jobs.subject")
+    # The clock makes these every minute, in the moment before Loop is stopped too: it may be claimed by nobody yet.
+    jobs = house.rows(
+        "SELECT jobs.*, refunds.order_id FROM jobs LEFT JOIN refunds ON refunds.id = jobs.subject"
+        " WHERE NOT (jobs.kind = 'reconcile' AND jobs.fence = 0)"
+    )
     assert {job["order_id"] or job["subject"] for job in jobs} == set(unclear), jobs[:3]
     assert not any(job["is_dead"] for job in jobs)
     open_orders = house.rows("SELECT * FROM orders WHERE status IN ('processing', 'requires_action') OR needs_review")

@@ -42,7 +42,7 @@ LOOK_EVERY_S = 0.25
 TOLD_MAX = 3
 """Of how many orders that did not end the story is told."""
 
-ALARMS = ("job.dead", "payment.rescued", "internal_error")
+ALARMS = ("job.dead", "payment.rescued", "http.failed")
 """What stands in no log: a job that was given up, an order that lost its job, an answer of 500."""
 
 MANY_ROUNDS = 8
