@@ -55,7 +55,7 @@ screenshots *arguments:
 docs:
     {{ bin }}/zensical build --strict
 
-# Write the files that are made from code
+# Write the files that are made from code; a state table that has changed is drawn by Graphviz
 docs-generated:
     {{ bin }}/python docs/generate.py
 

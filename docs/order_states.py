@@ -1,12 +1,14 @@
-"""Draws the tables that decide about orders, attempts and disputes, as Markdown tables and Mermaid diagrams."""
+"""Draws the tables that decide about orders, attempts and disputes, as Markdown tables and as graphs."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from loop.domain import attempts, disputes, orders
 from loop.domain.attempts import LIVE_STATUSES, AttemptStatus, Moved
 from loop.domain.disputes import DisputeStatus
 from loop.domain.orders import Command, Fact, Ignored, Next, OrderStatus, Refused
+
+LATE_MARK = " (late)"
 
 HEAD = """\
 # States of orders, payment attempts and disputes
@@ -43,7 +45,7 @@ def markdown() -> str:
     parts = [
         HEAD,
         "## Orders\n",
-        _diagram(_order_edges()),
+        "![Every status of an order, and what leads from one to another](order-states.svg)\n",
         "### Commands\n",
         _table("status", [*Command], [(status, [_command_cell(status, c) for c in Command]) for status in OrderStatus]),
         "A command that is refused is answered with `invalid_status` and these words:\n",
@@ -53,7 +55,7 @@ def markdown() -> str:
         _table("fact", [*OrderStatus], [(fact, [_fact_cell(status, fact) for status in OrderStatus]) for fact in Fact]),
         "## Payment attempts\n",
         ATTEMPTS.format(live=_listed(status for status in AttemptStatus if status in LIVE_STATUSES)),
-        _diagram(_attempt_edges()),
+        "![Every status of an attempt, and which may follow which](attempt-states.svg)\n",
         _table(
             "is \\ claimed",
             [*AttemptStatus],
@@ -103,7 +105,7 @@ def _refusals() -> str:
 def _fact_cell(status: OrderStatus, fact: Fact) -> str:
     cell = orders.decide(status, fact)
     if isinstance(cell, Next):
-        return f"→ {cell.status}{' (late)' if cell.is_late else ''}"
+        return f"→ {cell.status}{LATE_MARK if cell.is_late else ''}"
     return cell.reason if isinstance(cell, Ignored) else "refused"
 
 
@@ -112,7 +114,7 @@ def _order_edges() -> dict[tuple[str, str], list[str]]:
     for status in OrderStatus:
         for order_input, cell in orders.TABLE[status].items():
             if isinstance(cell, Next) and cell.status is not status:
-                edges[status, cell.status].append(f"{order_input}{' (late)' if cell.is_late else ''}")
+                edges[status, cell.status].append(f"{order_input}{LATE_MARK if cell.is_late else ''}")
     return edges
 
 
@@ -130,10 +132,28 @@ def _dispute_cell(current: DisputeStatus | None, claimed: DisputeStatus) -> str:
     return f"→ {claimed} (`{cell.event}`)" if isinstance(cell, disputes.Moved) else cell.reason
 
 
-def _diagram(edges: dict[tuple[str, str], list[str]]) -> str:
+def _graph(edges: Mapping[tuple[str, str], Sequence[str]]) -> str:
+    """Return a directed graph in the language of Graphviz."""
     first = next(iter(edges))[0]
-    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {first}"]
+    ends = {end for _, end in edges}.difference(start for start, _ in edges)
+    lines = [
+        "digraph {",
+        '  bgcolor="white"; rankdir="TB"; nodesep="0.45"; ranksep="0.75"; pad="0.2";',
+        '  node [fontname="sans-serif", fontsize="13", margin="0.15,0.07"];',
+        '  node [shape="box", style="rounded,filled", fillcolor="#eef2ff", color="#4f46e5"];',
+        '  edge [color="#64748b", fontcolor="#334155", fontname="sans-serif", fontsize="10", arrowsize="0.7"];',
+        '  "" [shape="circle", fillcolor="#0f172a", width="0.14", fixedsize="true"];',
+        *(f'  "{end}" [peripheries="2"];' for end in sorted(ends)),
+        f'  "" -> "{first}";',
+    ]
     for (start, end), labels in edges.items():
-        label = f" : {', '.join(labels)}" if labels else ""
-        lines.append(f"    {start} --> {end}{label}")
-    return "\n".join([*lines, "```\n"])
+        is_late = bool(labels) and all(label.endswith(LATE_MARK) for label in labels)
+        looks = ', style="dashed"' if is_late else ""
+        text = "\\n".join(labels)
+        lines.append(f'  "{start}" -> "{end}" [label="{text}"{looks}];')
+    return "\n".join([*lines, "}\n"])
+
+
+def graphs() -> Mapping[str, str]:
+    """Return the graphs that the page shows: name of the drawing -> its description in the language of Graphviz."""
+    return {"order-states.svg": _graph(_order_edges()), "attempt-states.svg": _graph(_attempt_edges())}

@@ -28,7 +28,7 @@ RUN_ELSEWHERE = {"run-command": "tests/e2e/test_demo.py", "test-command": ".ci/r
 NOTICED = (AssertionError, ValueError, LoopError)
 """What a block that is wrong is noticed by."""
 
-SHOWN = {"text", "http", "mermaid"}
+SHOWN = {"text", "http"}
 """Languages in which nothing is run or typed."""
 
 
