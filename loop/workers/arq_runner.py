@@ -26,9 +26,6 @@ QUEUE: Final = "loop:wake-ups"
 LOOK: Final = "look"
 """The one thing that anybody is told: look at the table of jobs."""
 
-SENT_WITHIN_S: Final = 0.1
-"""How long a wake-up may take to be sent. No request waits for it, but the next wake-up does."""
-
 PACE_S: Final = 0.02
 """How long after a wake-up the next one is sent, for all that was committed meanwhile."""
 
@@ -36,7 +33,10 @@ HEARD_EVERY_S: Final = 0.02
 """How often a worker asks Redis for wake-ups."""
 
 ANSWER_WITHIN_S: Final = 1.0
-"""How long Redis may take for one answer before it counts as away."""
+"""How long Redis may take for one answer, or to be sent a wake-up, before it counts as away.
+
+No request waits for it, only the next wake-up, and by then every process has looked by itself.
+"""
 
 ENDED_WITHIN_S: Final = 3.0
 """How long a stop waits for what is just being said to Redis."""
@@ -125,7 +125,7 @@ class ArqRunner(InlineRunner):
             await self._called.wait()
             self._called.clear()
             try:
-                async with asyncio.timeout(SENT_WITHIN_S):
+                async with asyncio.timeout(ANSWER_WITHIN_S):
                     await redis.enqueue_job(LOOK, _expires=KEPT_MS / 1000)
                     # What nobody took out, since nobody listens or it is no wake-up, would hide what comes after it.
                     await redis.zremrangebyscore(QUEUE, "-inf", timestamp_ms() - KEPT_MS)
