@@ -47,7 +47,7 @@ bench *arguments:
 demo:
     {{ bin }}/loop demo
 
-# Take pictures of every page of the dashboard into screenshots/, in both themes and two widths; arguments as in --help
+# Take pictures of every page into screenshots/, in both themes and two widths; arguments as in --help
 screenshots *arguments:
     {{ bin }}/python -m tests.browser.screenshots {{ arguments }}
 

@@ -1,20 +1,24 @@
 """A customer in a browser: a Loop of its own, a merchant, the stand-in for the processors, and what the page did."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import aiohttp
 from aiohttp import web
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Response, Route
 
-from loop.runtime import Running
+from loop.config import load
+from loop.runtime import Running, running
 from loop.testing.stub_browser import at_stub
 from loop.testing.stub_psp import StubProcessor
-from tests.api.client import Answer, Shop
+from tests.api.client import Answer, Shop, open_shop
+from tests.browser.world import free_port
 
 Theme = Literal["light", "dark"]
 
@@ -203,6 +207,31 @@ class Street:
 
 async def _weigh(visit: Visit, response: Response) -> None:
     visit.bytes_from_loop += len(await response.body())
+
+
+@asynccontextmanager
+async def new_street(browser: Browser, database_url: str, folder: Path) -> AsyncIterator[Street]:
+    """Run a Loop of its own with a shop that has no processor yet; its files are in `folder`."""
+    async with (
+        StubProcessor(ledger_path=folder / "ledger") as stub,
+        patient_session() as session,
+        shop_front() as front,
+    ):
+        settings = load(
+            {
+                "data_dir": str(folder),
+                "database_url": database_url,
+                "jwt_secret": secrets.token_hex(32),
+                "encryption_key": secrets.token_hex(32),
+                "port": str(free_port()),
+                "stripe_api_base": stub.url,
+                "razorpay_api_base": stub.url,
+                "log_level": "error",
+            },
+            {},
+        )
+        async with running(settings) as serving:
+            yield Street(await open_shop(session, serving.url, serving.context), stub, browser, serving, front)
 
 
 @asynccontextmanager

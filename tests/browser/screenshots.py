@@ -1,16 +1,22 @@
-"""Takes a picture of every page of the dashboard: both themes, desktop and phone, into a folder."""
+"""Takes a picture of every page that people see: both themes, desktop and phone, into a folder."""
 
 import argparse
 import asyncio
 import tempfile
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, Page, async_playwright
 
+from loop.config import load
+from loop.runtime import Running, running
+from loop.server.dashboard.pages.welcome import link_of
+from tests.browser.checkout_world import Street, Visit, new_street
 from tests.browser.chromium import chromium_path
 from tests.browser.desk import sign_in
-from tests.browser.world import DAYS, World, lived_in_world, new_world
+from tests.browser.world import DAYS, World, free_port, lived_in_world, new_world
 
 SIZES: Final = {"desktop": (1280, 800), "phone": (360, 720)}
 THEMES: Final[tuple[Literal["light", "dark"], ...]] = ("light", "dark")
@@ -41,6 +47,7 @@ PAGES: Final = {
     "patterns": "/dashboard/patterns",
     "not-found": "/dashboard/orders/ord_0",
 }
+ENDED: Final[Mapping[str, Literal["pay", "expire"]]] = {"checkout-paid": "pay", "checkout-expired": "expire"}
 EMPTY_PAGES: Final = (
     "overview",
     "orders",
@@ -75,6 +82,65 @@ async def _take(browser: Browser, world: World, pages: dict[str, str], *, folder
             await context.close()
 
 
+async def _take_checkout(street: Street, *, folder: Path, only: str) -> None:
+    """Take the checkout page as a customer comes to see it, on each processor's way and when nothing can be paid."""
+    await street.connect("stripe", "razorpay", "sandbox")
+    for theme in THEMES:
+        for size, (width, _) in SIZES.items():
+            view = f"{size}-{theme}"
+            await street.prefer("stripe", "razorpay", "sandbox")
+            async with street.visit(theme=theme, width=width) as visit:
+                await _walk(street, visit, partial(_picture, visit.page, folder, view, only))
+
+
+async def _picture(page: Page, folder: Path, view: str, only: str, name: str) -> None:
+    if only in name:
+        await page.screenshot(path=folder / f"{name}-{view}.png", full_page=True)
+
+
+async def _walk(street: Street, visit: Visit, picture: Callable[[str], Awaitable[None]]) -> None:
+    session = await street.session()
+    await visit.page.goto(session["url"])
+    await picture("checkout")
+    await visit.press("Pay €49.99")
+    await visit.page.locator("#stripe button:not([disabled])").wait_for()
+    await picture("checkout-stripe")
+    await visit.page.frame_locator("#stripe-fields iframe").locator("#card").select_option(label="Visa: declined")
+    await visit.press("Pay €49.99")
+    await visit.reads("The payment was declined.")
+    await picture("checkout-declined")
+
+    await street.prefer("sandbox")
+    session = await street.session()
+    await visit.page.goto(session["url"])
+    await visit.press("Pay €49.99")
+    await visit.reads("Approve the payment")
+    await picture("checkout-sandbox")
+
+    for name, how in ENDED.items():
+        session = await street.session()
+        await street.end(session, how)
+        await visit.page.goto(session["url"])
+        await picture(name)
+
+    for language in ("de", "hi"):
+        session = await street.session(currency="INR", amount=49_900)
+        await visit.page.goto(f"{session['url']}?lang={language}")
+        await picture(f"checkout-{language}")
+
+
+async def _take_welcome(browser: Browser, serving: Running, *, folder: Path, only: str) -> None:
+    """Take the page on which a new Loop gets its first merchant."""
+    link = await link_of(serving.context)
+    assert link is not None
+    for theme in THEMES:
+        for size, (width, height) in SIZES.items():
+            page = await browser.new_page(viewport={"width": width, "height": height}, color_scheme=theme)
+            await page.goto(link)
+            await _picture(page, folder, f"{size}-{theme}", only, "welcome")
+            await page.close()
+
+
 async def take(folder: Path, *, days: int, only: str) -> None:
     """Take the pictures whose names hold `only`."""
     async with async_playwright() as driver:
@@ -88,6 +154,13 @@ async def take(folder: Path, *, days: int, only: str) -> None:
             async with new_world(Path(place)) as world:
                 empty = {f"{name}-empty": PAGES[name] for name in EMPTY_PAGES}
                 await _take(browser, world, empty, folder=folder, only=only)
+        with tempfile.TemporaryDirectory() as place:
+            flags = {"data_dir": place, "port": str(free_port()), "log_level": "error"}
+            async with running(load(flags, {})) as serving:
+                await _take_welcome(browser, serving, folder=folder, only=only)
+        with tempfile.TemporaryDirectory() as place:
+            async with new_street(browser, f"sqlite:///{place}/loop.db", Path(place)) as street:
+                await _take_checkout(street, folder=folder, only=only)
         await browser.close()
 
 

@@ -1,6 +1,5 @@
 """The checkout page in a browser: paid at each processor, declined, confirmed at a bank, and nothing left to chance."""
 
-import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Literal
@@ -8,12 +7,7 @@ from typing import Literal
 import pytest
 from playwright.async_api import Browser
 
-from loop.config import load
-from loop.runtime import running
-from loop.testing.stub_psp import StubProcessor
-from tests.api.client import open_shop
-from tests.browser.checkout_world import Street, Theme, Visit, patient_session, shop_front
-from tests.browser.world import free_port
+from tests.browser.checkout_world import Street, Theme, Visit, new_street
 
 PAGE_BYTES_MAX = 150_000
 
@@ -21,26 +15,8 @@ PAGE_BYTES_MAX = 150_000
 @pytest.fixture
 async def street(browser: Browser, sqlite_database_url: str, tmp_path: Path) -> AsyncIterator[Street]:
     """Yield a shop without any processor, on a Loop of its own."""
-    async with (
-        StubProcessor(ledger_path=tmp_path / "ledger") as stub,
-        patient_session() as session,
-        shop_front() as front,
-    ):
-        settings = load(
-            {
-                "data_dir": str(tmp_path),
-                "database_url": sqlite_database_url,
-                "jwt_secret": secrets.token_hex(32),
-                "encryption_key": secrets.token_hex(32),
-                "port": str(free_port()),
-                "stripe_api_base": stub.url,
-                "razorpay_api_base": stub.url,
-                "log_level": "error",
-            },
-            {},
-        )
-        async with running(settings) as serving:
-            yield Street(await open_shop(session, serving.url, serving.context), stub, browser, serving, front)
+    async with new_street(browser, sqlite_database_url, tmp_path) as street:
+        yield street
 
 
 async def choose_card(visit: Visit, card: str) -> None:
