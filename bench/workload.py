@@ -120,12 +120,12 @@ async def prepare(database: Database) -> Work:
 
 def creation(order: Order, event: Event) -> Writes:
     """Return the writes of `Mechanism.create`."""
-    return [orders.insertion(order), *webhooks.event_insertions(event, None)]
+    return [orders.insertion(order), *webhooks.event_insertions(event)]
 
 
 def alteration(order: Order, event: Event) -> Writes:
     """Return the writes of `Mechanism.change`, once it is decided."""
-    return [orders.updating(decide(order)), *webhooks.event_insertions(event, None)]
+    return [orders.updating(decide(order)), *webhooks.event_insertions(event)]
 
 
 def decide(order: Order) -> Order:

@@ -26,7 +26,7 @@ from loop.cli_processors import processor_app
 from loop.cli_reconcile import reconcile
 from loop.cli_routing import routing_app
 from loop.cli_webhooks import webhook_app
-from loop.domain.errors import ErrorKind, LoopError
+from loop.domain.errors import ErrorKind, LoopError, invalid
 from loop.domain.roles import Role
 
 if TYPE_CHECKING:
@@ -205,11 +205,20 @@ def health() -> None:
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave it serving, and print what to try.")] = False,
     port: Annotated[int | None, typer.Option(help="Port to listen on; a free one without it.")] = None,
+    *,
+    database_url: Annotated[str | None, typer.Option(help="An empty PostgreSQL database to run on.")] = None,
+    redis_url: Annotated[str | None, typer.Option(help="A Redis, which goes with it.")] = None,
 ) -> None:
     """Watch orders go through: charged by a stand-in Stripe, told to a shop, the two ledgers compared.
 
+    Loop runs in one process on a SQLite file, which is removed in the end. With --database-url and --redis-url it is
+    three processes, one for each part, on a database that must hold no merchant yet; its orders stay there.
+
     Example: loop demo --keep
     """
-    from loop.cli_demo import run_demo
+    from loop.cli_demo import Shared, run_demo
 
-    raise typer.Exit(run_demo(keep=keep, port=port))
+    if (database_url is None) is not (redis_url is None):
+        raise invalid("validation_failed", "Give both --database-url and --redis-url, or none of them.")
+    shared = None if database_url is None or redis_url is None else Shared(database_url, redis_url)
+    raise typer.Exit(run_demo(keep=keep, port=port, shared=shared))

@@ -1,15 +1,15 @@
-"""The demo: Loop, a stand-in Stripe and a small shop in one process, a few orders, and two ledgers that must agree."""
+"""The demo: Loop, a stand-in Stripe and a small shop, a few orders, and two ledgers that must agree."""
 
 import asyncio
 import secrets
 import shlex
 import shutil
 import signal
-import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -17,21 +17,32 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loop.config import load
-from loop.domain.errors import LoopError
+from loop.config import Settings, load
+from loop.domain.errors import LoopError, configuration, unavailable
 from loop.domain.money import Money
+from loop.domain.roles import Role
 from loop.runtime import running
+from loop.server.rate_limits import rates_of
+from loop.server.redis_limits import opened as redis_limits
+from loop.storage.backups import look_at_postgres
+from loop.storage.migrate import migrate
 from loop.telemetry import configure
 from loop.testing.demo_books import Books, close_books
 from loop.testing.demo_orders import SCRIPTS, Script, Stage, Tale, play
+from loop.testing.demo_roles import free_port, in_processes
 from loop.testing.demo_shop import DemoError, JsonObject, LoopClient, Shop
 from loop.testing.stub_psp import Endpoint, StubProcessor
 
 STORY_S = 60.0
 """How long all orders together may take before the demo gives up, in seconds."""
 
+REDIS_TRIES = 20
+"""How often Redis is asked whether it is there: each time it has as long to answer as a request leaves it, not long."""
+
 PLAIN_WIDTH = 100
 """Columns of the output when it goes to no terminal."""
+
+LEFT_BEHIND = "The orders stay in the database; nobody has its keys any more, so drop it when you have looked."
 
 STOPPED = 130
 """The exit code after Ctrl-C, as shells have it."""
@@ -52,19 +63,27 @@ WORDS: Mapping[str, str] = {
 """What an event is in a timeline, with what its body carries."""
 
 
-def run_demo(*, keep: bool, port: int | None) -> int:
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the processes of one Loop have in common: a PostgreSQL and a Redis, by their addresses."""
+
+    database_url: str = field(repr=False)
+    redis_url: str = field(repr=False)
+
+
+def run_demo(*, keep: bool, port: int | None, shared: Shared | None = None) -> int:
     """Tell the story; return 0 only if every order went as it must and all books agree.
 
-    With `keep` everything is left serving afterwards, until Ctrl-C. `port` is Loop's, None takes a free one.
-    Raises LoopError where Loop cannot start.
+    With `keep` everything is left serving afterwards, until Ctrl-C. `port` is Loop's, None takes a free one. Loop runs
+    in this process on a SQLite file of its own, or with `shared` in a process for each of its roles.
+    Raises LoopError where Loop cannot start, `database_in_use` where it must not.
     """
     console = _console()
     directory = Path(tempfile.mkdtemp(prefix="loop-demo-"))
-    log_file = directory / "loop.log"
     is_worth_reading = True
     try:
-        configure(level="info", log_format="json", log_file=log_file)
-        code = asyncio.run(_tell(console, directory, keep=keep, port=port))
+        configure(level="info", log_format="json", log_file=directory / "loop.log")
+        code = asyncio.run(_tell(console, staged(directory, port, shared=shared), keep=keep, shared=shared))
         is_worth_reading = code != 0
     except (KeyboardInterrupt, asyncio.CancelledError):
         is_worth_reading = False
@@ -78,7 +97,7 @@ def run_demo(*, keep: bool, port: int | None) -> int:
         return 1
     finally:
         if is_worth_reading:
-            console.print(f"Loop's log is in {log_file}", soft_wrap=True)
+            console.print(f"What Loop logged is in {directory}", soft_wrap=True)
         else:
             shutil.rmtree(directory, ignore_errors=True)
     return code
@@ -89,13 +108,15 @@ def _console() -> Console:
     return terminal if terminal.is_terminal else Console(highlight=False, markup=False, width=PLAIN_WIDTH)
 
 
-async def _tell(console: Console, directory: Path, *, keep: bool, port: int | None) -> int:
+async def _tell(
+    console: Console, staging: AbstractAsyncContextManager[Stage], *, keep: bool, shared: Shared | None
+) -> int:
     this = asyncio.current_task()
     if this is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     started = time.perf_counter()
-    async with staged(directory, port) as stage:
-        for name, url in (("Loop", stage.loop.url), ("Stand-in Stripe", stage.stub.url), ("Shop", stage.shop.url)):
+    async with staging as stage:
+        for name, url in {**stage.addresses, "Stand-in Stripe": stage.stub.url, "Shop": stage.shop.url}.items():
             console.print(f"{name:16} {url}")
         tales = []
         try:
@@ -113,43 +134,80 @@ async def _tell(console: Console, directory: Path, *, keep: bool, port: int | No
             took_s = time.perf_counter() - started
             console.print(f"All books agree: {len(tales)} orders in {took_s:.1f} s.", style="bold green")
         if keep:
-            _show_what_to_try(console, stage)
-            await _told_to_stop()
+            stop = _told_to_stop()
+            _show_what_to_try(console, stage, is_on_file=shared is None)
+            await stop.wait()
+    if shared is not None:
+        console.print(LEFT_BEHIND)
     return 1 if books.problems else 0
 
 
-async def _told_to_stop() -> None:
+def _told_to_stop() -> asyncio.Event:
+    """Return what Ctrl-C and SIGTERM set from now on."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
+    return stop
 
 
 @asynccontextmanager
-async def staged(directory: Path, port: int | None = None) -> AsyncIterator[Stage]:
-    """Run Loop on a new SQLite file in `directory`, with a merchant who has a Stripe account at the stand-in.
+async def staged(directory: Path, port: int | None = None, *, shared: Shared | None = None) -> AsyncIterator[Stage]:
+    """Run Loop for a merchant who has a Stripe account at the stand-in: on a new SQLite file in `directory`, or shared.
 
-    Nothing of the caller's environment is read. Raises DemoError, and LoopError where Loop cannot start.
+    No setting is read from the caller's environment. Raises DemoError, and LoopError where Loop cannot start.
     """
     async with AsyncExitStack() as stack:
         stub = await stack.enter_async_context(StubProcessor(ledger_path=directory / "processor.jsonl"))
         shop = await stack.enter_async_context(Shop())
         flags = {
             "data_dir": directory / "data",
-            "port": port or _free_port(),
+            "port": port or free_port(),
             "stripe_api_base": stub.url,
             "webhook_allow_networks": "127.0.0.0/8",
         }
-        serving = await stack.enter_async_context(running(load(flags, {})))
-        client = await stack.enter_async_context(LoopClient(serving.url))
-        yield Stage(client, shop, stub, await _move_in(client, shop, stub))
+        if shared is None:
+            serving = await stack.enter_async_context(running(load(flags, {})))
+            url, addresses = serving.url, {"Loop": serving.url}
+        else:
+            settings = await _prepared(flags, shared)
+            served = await stack.enter_async_context(in_processes(directory, settings))
+            url, addresses = served[Role.API], {f"Loop's {role}": at for role, at in served.items()}
+        client = await stack.enter_async_context(LoopClient(url))
+        yield Stage(client, shop, stub, await _move_in(client, shop, stub), addresses)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+async def _prepared(flags: Mapping[str, object], shared: Shared) -> Mapping[str, object]:
+    """Return the settings of processes that share a database, which is empty and has its schema then.
+
+    Raises `database_in_use` before anything is changed.
+    """
+    settings = {
+        **flags,
+        "database_url": shared.database_url,
+        "redis_url": shared.redis_url,
+        "jwt_secret": secrets.token_hex(32),
+        "encryption_key": secrets.token_hex(32),
+    }
+    checked = load(settings, {})
+    has_rows, _ = await look_at_postgres(checked.database_url)
+    if has_rows:
+        raise configuration(
+            "database_in_use",
+            "There are merchants or orders in the database, so the demo has changed nothing. Give it an empty one; "
+            "`createdb` makes one.",
+        )
+    if not await _redis_answers(checked, shared.redis_url):
+        raise unavailable("not_ready", "Redis does not answer: start it, or mend --redis-url.")
+    await migrate(checked.database_url)
+    return settings
+
+
+async def _redis_answers(settings: Settings, url: str) -> bool:
+    async with redis_limits(url, rates_of(settings)) as limiter:
+        for _ in range(REDIS_TRIES):
+            if await limiter.redis_answers():
+                return True
+    return False
 
 
 async def _move_in(loop: LoopClient, shop: Shop, stub: StubProcessor) -> str:
@@ -220,7 +278,7 @@ def _yes_or_no(is_equal: bool) -> Text:
     return Text("yes", style="green") if is_equal else Text("NO", style="bold red")
 
 
-def _show_what_to_try(console: Console, stage: Stage) -> None:
+def _show_what_to_try(console: Console, stage: Stage, *, is_on_file: bool) -> None:
     order = "order=$({} | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"id\"])')".format(
         _curl(stage, "/v1/orders", '{"amount": 4999, "currency": "USD"}')
     )
@@ -232,7 +290,7 @@ def _show_what_to_try(console: Console, stage: Stage) -> None:
         f"  {order}",
         f"  {pay.replace('/ORDER/', '/$order/')}",
         "Other tokens: pm_card_chargeDeclined, pm_card_authenticationRequired, pm_card_timeoutThenCharged",
-        "Ctrl-C ends it and removes everything.",
+        "Ctrl-C ends it and removes everything." if is_on_file else "Ctrl-C ends it.",
     ):
         console.print(line, soft_wrap=True)
 

@@ -15,6 +15,7 @@ from loop.domain.errors import LoopError
 
 if TYPE_CHECKING:
     from loop.config import Settings
+    from loop.storage.migrate import SchemaState
     from loop.storage.processor_configs import ProcessorConfig
     from loop.workflows.context import Context
 
@@ -153,23 +154,35 @@ async def _asking(settings: "Settings") -> AsyncIterator[Finding]:
     except LoopError as error:
         yield Finding("database", Verdict.BROKEN, error.message, "Start the database, or mend database_url.")
         state = None
-    if state is not None and state.is_current:
-        yield Finding("database", Verdict.OK, f"answers; the schema is {state.current}")
+    if state is not None and state.is_fit:
+        newer = "" if state.is_current else ", of a newer version; this one may run on it"
+        yield Finding("database", Verdict.OK, f"answers; the schema is {state.current}{newer}")
         try:
             async for each in _inside(settings):
                 yield each
         except LoopError as error:
             yield Finding("database", Verdict.BROKEN, error.message)
-    elif state is not None and settings.is_sqlite:
-        is_new = state.current is None
-        words = "There is none yet" if is_new else f"The schema is {state.current}, this version's {state.wanted}"
-        verdict = Verdict.OK if is_new else Verdict.WARNING
-        yield Finding("database", verdict, f"{words}; `loop serve` sees to it.")
     elif state is not None:
-        message = f"The schema is {state.current or 'empty'}, this version needs {state.wanted}."
-        yield Finding("database", Verdict.BROKEN, message, "loop migrate")
+        yield _unfit(settings, state)
     if settings.redis_url is not None:
         yield await _redis(settings, settings.redis_url)
+
+
+def _unfit(settings: "Settings", state: "SchemaState") -> Finding:
+    """Return what is to be said of a schema that this version may not run on."""
+    from loop.storage.migrate import pending
+
+    try:
+        pending(state)
+    except LoopError as error:
+        return Finding("database", Verdict.BROKEN, error.message)
+    if not settings.is_sqlite:
+        message = f"The schema is {state.current or 'empty'}, this version needs {state.wanted}."
+        return Finding("database", Verdict.BROKEN, message, "loop migrate")
+    is_new = state.current is None
+    words = "There is none yet" if is_new else f"The schema is {state.current}, this version's {state.wanted}"
+    verdict = Verdict.OK if is_new else Verdict.WARNING
+    return Finding("database", verdict, f"{words}; `loop serve` sees to it.")
 
 
 async def _inside(settings: "Settings") -> AsyncIterator[Finding]:

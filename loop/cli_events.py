@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loop.cli_console import AsJson, Limit, MerchantArgument, find_merchant, print_rows, run_work
+from loop.cli_console import AsJson, Limit, MerchantArgument, find_merchant, print_record, print_rows, run_work
 from loop.domain.errors import not_found
 
 if TYPE_CHECKING:
@@ -39,8 +39,12 @@ def list_events(
         async with context.database.reading() as reader:
             return await webhooks.events_after(reader, owner.id, before_id=after, limit=limit, is_test=is_test)
 
-    rows = [(each.id, str(each.event_type), each.order_id, each.is_test, each.created_at) for each in run_work(work)]
-    print_rows(("id", "eventType", "orderId", "testMode", "createdAt"), rows, as_json=as_json)
+    rows = [
+        (each.id, str(each.event_type), each.order_id, each.is_test, each.created_at, each.correlation_id)
+        for each in run_work(work)
+    ]
+    columns = ("id", "eventType", "orderId", "testMode", "createdAt", "correlationId")
+    print_rows(columns, rows, as_json=as_json)
 
 
 @event_app.command("show")
@@ -84,10 +88,12 @@ def show_event(
         for each in tries
     ]
     if as_json:
-        shown = {"event": body, "deliveries": goes_to, "attempts": tried}
+        shown = {"event": body, "correlationId": event.correlation_id, "deliveries": goes_to, "attempts": tried}
         typer.echo(json.dumps(shown, default=str, ensure_ascii=False))
         return
     typer.echo(json.dumps(body, indent=2, ensure_ascii=False))
+    if event.correlation_id is not None:
+        print_record({"correlationId": event.correlation_id}, as_json=False)
     for rows in (goes_to, tried):
         if rows:
             print_rows(tuple(rows[0]), [tuple(row.values()) for row in rows], as_json=False)

@@ -1,12 +1,22 @@
 """The commands about the schema: where it stands, what would change, and bringing it to this version's."""
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from loop.cli_console import AsJson, load_settings, print_done, print_record, print_rows
+from loop.domain.errors import LoopError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from loop.storage.migrate import Step
 
 migrate_app = typer.Typer(help="Bring the database's schema to this version's.", invoke_without_command=True)
 
 OUTDATED_EXIT_CODE = 1
+ROLLING, STOP_ALL_FIRST = "rolling", "stop all first"
+"""Whether processes of the version before go on while a migration is applied, and after it."""
 
 
 @migrate_app.callback()
@@ -20,36 +30,58 @@ def migrate(context: typer.Context) -> None:
 def apply(*, as_json: AsJson = False) -> None:
     """Bring the schema to this version's, in one transaction; processes that do it together take turns.
 
+    A schema of a newer version is left as it is: the command ends well if this version may run on it, else with
+    schema_newer. Tables that others use are waited for, a minute at most.
+
     Example: loop migrate apply
     """
     import asyncio
 
     from loop.storage.migrate import migrate as bring
+    from loop.telemetry import configure
 
-    state = asyncio.run(bring(load_settings().database_url))
-    print_done({"current": state.current}, f"The schema is {state.current}.", as_json=as_json)
+    settings = load_settings()
+    configure(level="warning", log_format=settings.log_format)
+    state = asyncio.run(bring(settings.database_url))
+    newer = "" if state.is_current else ", of a newer version; this one may run on it"
+    print_done({"current": state.current}, f"The schema is {state.current}{newer}.", as_json=as_json)
 
 
 @migrate_app.command("status")
 def status(*, as_json: AsJson = False) -> None:
-    """Say where the schema stands; the exit code is 1 unless it is this version's.
+    """Say where the schema stands, and whether to stop all processes first; the exit code is 1 unless it fits.
+
+    It fits when it is this version's, or a newer version's that has only been expanded since (mayRun).
 
     Example: loop migrate status --json
     """
     import asyncio
 
-    from loop.storage.migrate import schema_state
+    from loop.storage.migrate import pending, schema_state
 
     state = asyncio.run(schema_state(load_settings().database_url))
-    shown = {"current": state.current, "wanted": state.wanted, "isCurrent": state.is_current}
-    print_record(shown, as_json=as_json)
-    if not state.is_current:
+    shown = {"current": state.current, "wanted": state.wanted, "isCurrent": state.is_current, "mayRun": state.is_fit}
+    try:
+        steps = pending(state)
+    except LoopError:  # a newer version's, which this one cannot bring anywhere
+        steps = []
+    print_record({**shown, "upgrade": _upgrade(steps)}, as_json=as_json)
+    if not state.is_fit:
         raise typer.Exit(OUTDATED_EXIT_CODE)
+
+
+def _upgrade(steps: "Sequence[Step]") -> str | None:
+    """Return how to apply migrations, None without any."""
+    if not steps:
+        return None
+    return ROLLING if all(step.is_expanding for step in steps) else STOP_ALL_FIRST
 
 
 @migrate_app.command("plan")
 def plan(*, as_json: AsJson = False) -> None:
     """List what `loop migrate apply` would run, in its order; nothing is changed.
+
+    Each is "rolling" if processes of the version before go on while it is applied and after it, or "stop all first".
 
     Example: loop migrate plan
     """
@@ -59,6 +91,7 @@ def plan(*, as_json: AsJson = False) -> None:
 
     steps = pending(asyncio.run(schema_state(load_settings().database_url)))
     if not steps and not as_json:
-        typer.echo("Nothing: the schema is this version's.")
+        typer.echo("Nothing: this version may run on the schema as it is.")
         return
-    print_rows(("revision", "about"), [(each.revision, each.about) for each in steps], as_json=as_json)
+    rows = [(each.revision, _upgrade([each]), each.about) for each in steps]
+    print_rows(("revision", "upgrade", "about"), rows, as_json=as_json)

@@ -33,7 +33,7 @@ from loop.storage import jobs, processor_configs
 from loop.storage.database import Database
 from loop.storage.database_clock import running_clock
 from loop.storage.keyring import Keyring
-from loop.storage.migrate import migrate, schema_state
+from loop.storage.migrate import migrate, require_fit, schema_state
 from loop.storage.postgres import open_postgres
 from loop.storage.sqlite import SqliteDatabase
 from loop.telemetry import get_logger
@@ -88,8 +88,9 @@ async def opened(
     """Open what workflows need, for a command that runs one and ends; jobs that it starts run here too.
 
     Whoever rotates the encryption keys has a SQLite file's to itself. Raises `unavailable` when the database is away,
-    `schema_outdated` when Postgres waits for `loop migrate`, and, unless keys may be lacking, `encryption_key_needed`
-    when a stored secret is under one that is not loaded.
+    `schema_outdated` when Postgres waits for `loop migrate`, `schema_newer` when this version may not run on what a
+    newer one has made, and, unless keys may be lacking, `encryption_key_needed` when a stored secret is under one that
+    is not loaded.
     """
     outside = chance or Chance()
     async with AsyncExitStack() as stack:
@@ -125,12 +126,7 @@ async def _open_database(settings: Settings) -> Database:
     if settings.sqlite_path is not None:
         await migrate(settings.database_url)
         return SqliteDatabase(settings.sqlite_path)
-    state = await schema_state(settings.database_url)
-    if not state.is_current:
-        raise configuration(
-            "schema_outdated",
-            f"The schema is {state.current or 'empty'}, this version needs {state.wanted}: run `loop migrate`.",
-        )
+    require_fit(await schema_state(settings.database_url))
     return await open_postgres(
         settings.database_url, settings.database_pool_size, is_pooled=settings.is_database_pooled
     )

@@ -35,7 +35,8 @@ class EventType(StrEnum):
 class Event:
     """One row of webhook_events; `body` is the exact text that every delivery sends.
 
-    `is_test` is its order's, None for what concerns both modes.
+    `is_test` is its order's, None for what concerns both modes. `correlation_id` is that of the request or job which it
+    happened in, None where it happened by the clock or by an operator's command.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Event:
     body: str
     created_at: datetime
     is_test: bool | None = None
+    correlation_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,7 +201,7 @@ def put_in_place(draft: Path, path: Path, *, aside: Path) -> None:
 
 
 async def look_at_postgres(database_url: str) -> tuple[bool, int]:
-    """Return whether a database holds a merchant already, and how many others are connected to it."""
+    """Return whether a database holds a merchant or an order already, and how many others are connected to it."""
     try:
         connection = await asyncpg.connect(database_url)
     except (OSError, asyncpg.PostgresError) as error:
@@ -212,8 +212,10 @@ async def look_at_postgres(database_url: str) -> tuple[bool, int]:
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
             " AND backend_type = 'client backend'"
         )
-        is_made = await connection.fetchval("SELECT to_regclass('merchants') IS NOT NULL")
-        has_rows = bool(is_made and await connection.fetchval("SELECT 1 FROM merchants LIMIT 1"))
+        has_rows = False
+        for name in ("merchants", "orders"):  # which may be another program's than Loop's
+            is_made = await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", name)
+            has_rows |= bool(is_made and await connection.fetchval(f"SELECT 1 FROM {name} LIMIT 1"))  # noqa: S608 - ours
     finally:
         await connection.close()
     return has_rows, int(others)

@@ -50,6 +50,7 @@ class WebhookEvents(SQLModel, table=True):
     event_type: EventType = Field(sa_column=Column(Word(EventType), nullable=False))
     body: str = fields.text(is_nullable=False)
     created_at: datetime = fields.time()
+    correlation_id: str | None = Field(default=None, max_length=128)
 
 
 class WebhookDeliveries(SQLModel, table=True):

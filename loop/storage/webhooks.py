@@ -280,9 +280,7 @@ async def first_endpoint(reader: Reader, merchant_id: str) -> Endpoint | None:
     return await reader.first(_ENDPOINTS, {"merchant_id": merchant_id, "limit": 1})
 
 
-def event_insertions(
-    event: Event, correlation_id: str | None, *, trace_context: str | None = None
-) -> list[tuple[Write, Parameters]]:
+def event_insertions(event: Event, *, trace_context: str | None = None) -> list[tuple[Write, Parameters]]:
     """Return the writes that record an event, and a new delivery to each endpoint that is to hear of it."""
     return [
         (_INSERT_EVENT, values_of(event)),
@@ -291,7 +289,7 @@ def event_insertions(
             {
                 "event_id": event.id,
                 "merchant_id": event.merchant_id,
-                "correlation_id": correlation_id,
+                "correlation_id": event.correlation_id,
                 "trace_context": trace_context,
                 "word_of_event_type": f'"{event.event_type}"',
             },

@@ -1,7 +1,7 @@
 """The demo's orders: how each is made and paid through the public API, and how it must end."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from loop.domain.money import Money
@@ -23,6 +23,8 @@ class Stage:
     shop: Shop
     stub: StubProcessor
     api_key: str = field(repr=False)
+    addresses: Mapping[str, str]
+    """Where each process listens, by what it is called."""
 
 
 @dataclass(slots=True)

@@ -44,7 +44,7 @@ def recording(
     event = _event(
         context, order.merchant_id, event_type, subject=subject, payload={**_order_payload(order), **payload}, at=at
     )
-    return webhooks.event_insertions(event, correlation_id(), trace_context=carried())
+    return webhooks.event_insertions(event, trace_context=carried())
 
 
 def recording_without_order(
@@ -58,7 +58,7 @@ def recording_without_order(
     """Return the writes that tell a merchant of something that is about no order, but perhaps about one mode."""
     subject = replace(NO_ORDER, is_test=is_test)
     event = _event(context, merchant_id, event_type, subject=subject, payload=payload, at=context.now())
-    return webhooks.event_insertions(event, correlation_id(), trace_context=carried())
+    return webhooks.event_insertions(event, trace_context=carried())
 
 
 def trial_event(context: Context, endpoint: Endpoint) -> Event:
@@ -79,7 +79,9 @@ def _event(
 ) -> Event:
     event_id = context.new_id(PREFIX_EVENT)
     body = body_of(event_id, event_type, subject=subject, created_at=at, payload=payload)
-    return Event(event_id, merchant_id, subject.order_id, event_type, json_text(body), at, subject.is_test)
+    return Event(
+        event_id, merchant_id, subject.order_id, event_type, json_text(body), at, subject.is_test, correlation_id()
+    )
 
 
 def _order_payload(order: Order) -> dict[str, object]:

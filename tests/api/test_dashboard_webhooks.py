@@ -181,6 +181,17 @@ async def test_a_test_event_is_sent_and_shown_as_it_goes(desk: Desk, server: Mer
     assert "Latest try failed" in (await desk.get(page)).text
 
 
+async def test_a_delivery_names_the_request_that_its_event_happened_in(
+    desk: Desk, shop: Shop, server: MerchantServer
+) -> None:
+    endpoint_id = await add(desk, server.url)
+    await shop.post("/v1/orders", {"amount": 100}, headers={"X-Correlation-ID": "basket-17"})
+    (row,) = await settled(desk, count=1)
+    page = f"{HERE}/deliveries/{row['id']}/{endpoint_id}"
+    assert "<dd>basket-17</dd>" in (await desk.get(page)).text
+    assert (await desk.told(f"{page}.json"))["correlationId"] == "basket-17"
+
+
 async def test_a_delivery_is_sent_again_once_for_each_form(desk: Desk, shop: Shop, server: MerchantServer) -> None:
     endpoint_id = await add(desk, server.url)
     await shop.order()

@@ -14,11 +14,12 @@ from aiohttp import web
 from loop.config import Settings
 from loop.domain.webhook_secrets import OVERLAP
 from loop.runtime import Chance, Running, running
+from loop.storage import webhooks as webhook_rows
 from loop.testing.stub_psp import StubProcessor
 from loop.testing.stub_webhooks import WebhookFaults
 from loop.workflows.processor_configs import KEPT_AFTER_REMOVAL, purge_removed
 from tests.api.client import Shop
-from tests.api.inbound_world import RAZORPAY, SECRET, STRIPE, Face, Gate, Letter, Mailbag, World
+from tests.api.inbound_world import PATIENCE_S, RAZORPAY, SECRET, STRIPE, Face, Gate, Letter, Mailbag, World
 from tests.builders import Clock
 
 PAID = ["order.created", "payment.processing", "payment.requires_action", "payment.captured"]
@@ -82,6 +83,19 @@ async def world(bare_shop: Shop, stub: StubProcessor, between: tuple[Gate, Mailb
 
 only_razorpay = pytest.mark.parametrize("face", [RAZORPAY], ids=["razorpay"])
 only_stripe = pytest.mark.parametrize("face", [STRIPE], ids=["stripe"])
+
+
+async def test_what_a_webhook_makes_happen_has_the_webhook_s_correlation_id(world: World) -> None:
+    world.post_to_mailbag()
+    order = await world.waiting_order()
+    await world.customer_tries(order, pays=True)
+    await world.stub.webhooks.settled(PATIENCE_S)
+    await world.deliver(world.mailbag.of_type(world.face.paid_type), **{"X-Correlation-ID": "told-by-processor"})
+    await world.quiet()
+    async with world.context.database.reading() as reader:
+        events = await webhook_rows.events_of_order(reader, world.shop.merchant.id, order["id"])
+    assert [each.event_type for each in events if each.correlation_id == "told-by-processor"] == ["payment.captured"]
+    assert all(each.correlation_id for each in events)
 
 
 async def test_each_fifty_times_at_once_is_one_change_and_one_event(world: World) -> None:

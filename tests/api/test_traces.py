@@ -42,7 +42,7 @@ def port() -> int:
 def flags(port: int) -> dict[str, object]:
     return {
         "otel_exporter_otlp_endpoint": f"http://127.0.0.1:{port}",
-        "otel_exporter_otlp_headers": "x-token=canary-of-a-collector",
+        "otel_exporter_otlp_headers": "x-token=Basic%20canary-of-a-collector",
         "otel_sample_percent": "100",
         "webhook_allow_networks": "127.0.0.0/8",
     }
@@ -235,7 +235,7 @@ class TestHanging:
             assert clock() - began < otlp.SEND_WITHIN_S, "requests waited for the collector"
             began = clock()
         assert clock() - began < otlp.STOP_WITHIN_S + 2 * otlp.SEND_WITHIN_S + 5
-        assert set(heard) == {"canary-of-a-collector"}
+        assert set(heard) == {"Basic canary-of-a-collector"}
 
 
 async def test_a_job_that_waits_keeps_the_correlation_and_the_trace(collector: Collector, shop: Shop) -> None:

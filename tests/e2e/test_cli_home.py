@@ -181,6 +181,21 @@ def test_the_schema_is_planned_brought_and_told(desk: Desk) -> None:
     assert desk.json("migrate", "apply") == {"current": planned[-1]["revision"]}
 
 
+def test_a_newer_version_s_schema_is_known_and_whether_this_one_may_run_on_it(desk: Desk, home: Path) -> None:
+    desk.ok("migrate")
+    with closing(sqlite3.connect(home / "loop.db", isolation_level=None)) as database:
+        database.execute("UPDATE alembic_version SET version_num = '2999_01_01_next'")
+        assert desk.run("migrate", "status").code == 1
+        assert all(desk.run("migrate", each).err.startswith("schema_newer: ") for each in ("plan", "apply"))
+        assert verdicts(desk.run("doctor", "--json").out)["database"] == "broken"
+        database.execute("INSERT INTO supported_revisions VALUES ('2999_01_01_next')")
+    status = json.loads(desk.ok("migrate", "status", "--json"))
+    assert (status["isCurrent"], status["mayRun"], status["upgrade"]) == (False, True, None)
+    assert desk.ok("migrate") == "The schema is 2999_01_01_next, of a newer version; this one may run on it.\n"
+    assert desk.ok("migrate", "plan") == "Nothing: this version may run on the schema as it is.\n"
+    assert verdicts(desk.ok("doctor", "--json"))["database"] == "ok"
+
+
 def test_a_backup_is_restored_into_a_new_home(
     desk: Desk, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,15 +1,19 @@
 """`loop demo` as a stranger runs it, and whether it would notice if its books did not agree."""
 
+import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from http.client import HTTPConnection
 from pathlib import Path
 
 import aiohttp
@@ -19,12 +23,17 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from loop.cli_demo import staged
 from loop.domain.money import Money
+from loop.domain.roles import Role
 from loop.testing.demo_books import Movement, close_books, compare_events, compare_ledgers
 from loop.testing.demo_orders import SCRIPTS, Stage, play
 from loop.testing.demo_shop import DemoError, problem_of
+from tests.servers import rows_of, run_sql, with_database
 
 ENDS_WITHIN_S = 60
 """Bounds a hang; on an idle machine the demo takes about four seconds."""
+
+SHARED_ENDS_WITHIN_S = 150
+"""The same where Loop is three processes, each of which imports all of it anew."""
 
 SHELL = "/bin/sh"
 FOREIGN_SETTINGS = {"DATABASE_URL": "postgresql://127.0.0.1:1/none", "PORT": "none", "LOOP_CONFIG": "/nowhere.toml"}
@@ -37,11 +46,26 @@ PAID = Movement("ord_1", "capture", Money(4_999, "USD"))
 HELD = Movement("ord_2", "authorization", Money(2_000, "EUR"))
 
 
+AS_MODULE = (sys.executable, "-m", "loop")
+AS_SCRIPT = (str(Path(sys.executable).parent / "loop"),)
+"""What the wheel installs."""
+
+
+def processes_in(folder: Path) -> Mapping[int, str]:
+    """Return the processes that have a folder in their environment, each with the words that everybody sees."""
+    found = {}
+    for each in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile, or is somebody else's
+            if os.fsencode(folder) in (each / "environ").read_bytes():
+                found[int(each.name)] = (each / "cmdline").read_text("utf-8").replace("\0", " ").strip()
+    return found
+
+
 @contextmanager
-def demo(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def demo(folder: Path, *arguments: str, begun_as: Sequence[str] = AS_MODULE) -> Iterator[subprocess.Popen[str]]:
     """Run the demo with its temporary files in `folder`; kill it if the test has not ended it."""
     with subprocess.Popen(
-        [sys.executable, "-m", "loop", "demo", *arguments],
+        [*begun_as, "demo", *arguments],
         env={**os.environ, **FOREIGN_SETTINGS, "TMPDIR": str(folder)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -52,6 +76,8 @@ def demo(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
+            for number in processes_in(folder):
+                os.kill(number, signal.SIGKILL)
 
 
 def read_until(process: subprocess.Popen[str], words: str) -> str:
@@ -126,6 +152,121 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
     assert process.returncode == 9
     assert trouble.startswith("port_in_use: ")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def empty_url(postgres_url: str) -> Iterator[str]:
+    """Yield the URL of a PostgreSQL database without a table."""
+    name = f"loop_demo_{secrets.token_hex(4)}"
+    run_sql(postgres_url, f"CREATE DATABASE {name}")
+    yield with_database(postgres_url, name)
+    run_sql(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def answer_of(url: str) -> tuple[int, str]:
+    with closing(HTTPConnection(url.partition("://")[2].partition("/")[0], timeout=ENDS_WITHIN_S)) as connection:
+        connection.request("GET", f"/{url.partition('://')[2].partition('/')[2]}")
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+def until_redis_is_used(part: str) -> None:
+    """Wait until a process says that Redis answers it, for which Redis has a quarter of a second each time."""
+    deadline = time.monotonic() + ENDS_WITHIN_S
+    while (checks := json.loads(answer_of(f"{part}/health/ready")[1])["checks"]) != {"database": "ok", "redis": "ok"}:
+        assert time.monotonic() < deadline, checks
+
+
+@pytest.mark.slow
+def test_the_same_demo_runs_in_three_processes_over_postgres_and_redis(
+    tmp_path: Path, empty_url: str, redis_url: str
+) -> None:
+    where = ("--database-url", empty_url, "--redis-url", redis_url)
+    with demo(tmp_path, *where, begun_as=AS_SCRIPT) as process:
+        told = read_until(process, "1. Paid")
+        begun = [words for words in processes_in(tmp_path).values() if " demo " not in words]
+        api, worker, dashboard = re.findall(r"^Loop's (?:api|worker|dashboard) +(http://\S+)$", told, re.MULTILINE)
+        paths = ("/v1/orders", "/dashboard/sign-in")
+        answered = [[answer_of(f"{part}{path}")[0] for path in paths] for part in (api, worker, dashboard)]
+        for part in (api, worker, dashboard):
+            until_redis_is_used(part)
+        more, trouble = process.communicate(timeout=SHARED_ENDS_WITHIN_S)
+    told += more
+    assert (process.returncode, trouble) == (0, ""), told
+    assert answered == [[401, 404], [404, 404], [404, 200]]
+    assert "NO" not in told
+    assert "All books agree: 7 orders" in told
+    assert not re.search(r"sk_|whsec_|eyJ|\x1b", told), "a secret, or a terminal's codes, went into a pipe"
+    # Nothing secret is in the words that everybody on this machine sees.
+    assert sorted(begun) == [f"{sys.executable} {AS_SCRIPT[0]} serve --only {role}" for role in sorted(Role)]
+    assert processes_in(tmp_path) == {}
+    assert len(set(re.findall(r"ord_\w+", rows_of(empty_url)))) == 7
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_with_merchants_or_orders_is_left_as_it_is(
+    tmp_path: Path, empty_url: str, postgres_database_url: str, redis_url: str
+) -> None:
+    run_sql(
+        postgres_database_url,
+        "INSERT INTO merchants (id, name, email, password_hash, created_at, updated_at) "
+        "VALUES ('mer_1', 'Shop', 'a@example.com', '-', now(), now())",
+    )
+    run_sql(empty_url, "CREATE TABLE orders (of_another_program text)", "INSERT INTO orders VALUES ('a dozen')")
+    for url in (postgres_database_url, empty_url):
+        before = rows_of(url)
+        with demo(tmp_path, "--database-url", url, "--redis-url", redis_url) as process:
+            told, trouble = process.communicate(timeout=ENDS_WITHIN_S)
+        assert (process.returncode, told) == (9, "")
+        assert trouble.startswith("database_in_use: ")
+        assert "Give it an empty one" in trouble
+        assert rows_of(url) == before
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_changed_while_redis_is_away(tmp_path: Path, empty_url: str) -> None:
+    with demo(tmp_path, "--database-url", empty_url, "--redis-url", "redis://127.0.0.1:1/0") as process:
+        _, trouble = process.communicate(timeout=ENDS_WITHIN_S)
+    assert process.returncode == 8
+    assert trouble.startswith("not_ready: Redis does not answer")
+    assert rows_of(empty_url) == ""
+
+
+@pytest.mark.parametrize("given", ["--database-url", "--redis-url"])
+def test_one_address_without_the_other_is_refused(tmp_path: Path, given: str) -> None:
+    with demo(tmp_path, given, "postgresql://127.0.0.1:1/none") as process:
+        _, trouble = process.communicate(timeout=ENDS_WITHIN_S)
+    assert (process.returncode, trouble.partition(":")[0]) == (3, "validation_failed")
+
+
+@pytest.mark.slow
+def test_told_to_stop_in_the_middle_it_ends_its_processes(tmp_path: Path, empty_url: str, redis_url: str) -> None:
+    with demo(tmp_path, "--database-url", empty_url, "--redis-url", redis_url, begun_as=AS_MODULE) as process:
+        read_until(process, "1. Paid")
+        begun = [words for words in processes_in(tmp_path).values() if " demo " not in words]
+        process.terminate()
+        told, trouble = process.communicate(timeout=SHARED_ENDS_WITHIN_S)
+    assert (process.returncode, trouble) == (130, "")
+    assert told.endswith("Stopped.\n")
+    assert sorted(begun) == [f"{sys.executable} -m loop serve --only {role}" for role in sorted(Role)]
+    assert processes_in(tmp_path) == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_begin_ends_the_others_and_says_why(
+    tmp_path: Path, empty_url: str, redis_url: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        with demo(tmp_path, "--port", port, "--database-url", empty_url, "--redis-url", redis_url) as process:
+            told, _ = process.communicate(timeout=SHARED_ENDS_WITHIN_S)
+            assert processes_in(tmp_path) == {}
+    assert process.returncode == 1
+    assert "The process of the api ended with 9: port_in_use: " in told
+    (kept,) = tmp_path.iterdir()
+    assert str(kept) in told
+    assert {path.name for path in kept.iterdir()} >= {"api.log", "worker.log", "dashboard.log"}
 
 
 def test_equal_ledgers_agree_whatever_their_order() -> None:

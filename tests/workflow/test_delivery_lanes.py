@@ -79,7 +79,7 @@ async def let_events_happen(shop: Shop, count: int) -> None:
             event_id = f"evt_{shop.merchant_id}_{number:06}"
             body = f'{{"id":"{event_id}","eventType":"order.created","filling":"{"x" * 2_000}"}}'
             event = Event(event_id, shop.merchant_id, None, EventType.ORDER_CREATED, body, system_now())
-            writes += webhook_rows.event_insertions(event, None)
+            writes += webhook_rows.event_insertions(event)
         async with shop.context.database.transaction() as session:
             for write, parameters in writes:
                 await session.run(write, parameters)

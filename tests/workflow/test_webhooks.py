@@ -257,8 +257,12 @@ async def test_a_process_that_dies_after_sending_sends_it_again(
 
 async def test_the_correlation_id_of_the_request_goes_along(shop: Shop, server: MerchantServer) -> None:
     with bind(correlation_id="basket-page-17"):
-        await created_event(shop)
+        event_id = await created_event(shop)
     await work_off(shop.context)
+    async with shop.context.database.reading() as reader:
+        event = await rows.event(reader, shop.merchant_id, event_id)
+    assert event is not None
+    assert event.correlation_id == "basket-page-17"
     assert server.received[0].headers["X-Correlation-ID"] == "basket-page-17"
 
 

@@ -134,6 +134,7 @@ async def show_one(request: Request, viewer: Viewer, *, problem: LoopError | Non
     }
     told = {
         **webhook_json(EventWithDelivery(event, delivery)),
+        "correlationId": event.correlation_id,
         "tries": [attempt_json(each) for each in tries],
         "body": orjson.loads(event.body),
     }
