@@ -24,6 +24,8 @@ class CredentialField:
     label: str
     is_required: bool = True
     is_secret: bool = True
+    lack: str = ""
+    """What does not work without it, as a sentence for the merchant; empty where nothing is missed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,13 @@ class StripeProcessor:
     capabilities = Capabilities(minimums=MINIMUMS, decline_finality=DeclineFinality.UNTIL_CANCELLED)
     credentials_schema: tuple[CredentialField, ...] = (
         CredentialField("secretKey", "Secret key"),
-        CredentialField("publishableKey", "Publishable key", is_required=False, is_secret=False),
+        CredentialField(
+            "publishableKey",
+            "Publishable key",
+            is_required=False,
+            is_secret=False,
+            lack="customers cannot pay with it on Loop's checkout page.",
+        ),
         CredentialField("webhookSecret", "Webhook signing secret", is_required=False),
     )
 

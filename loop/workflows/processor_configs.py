@@ -78,17 +78,17 @@ def warnings_about(context: Context, config: ProcessorConfig) -> tuple[str, ...]
     """Return what a merchant should put right about an account, in words for a person."""
     try:
         processor = context.processors.get(config.processor)
-        has_secret = bool(account_of(context, config).credentials.get(WEBHOOK_SECRET))
+        held = account_of(context, config).credentials
     except DecryptionError:
         return ("The credentials cannot be read; set them again.",)
     except LoopError:
         return (f"No processor {config.processor} is installed any more.",)
-    takes_webhooks = any(field.name == WEBHOOK_SECRET for field in processor.credentials_schema)
-    if has_secret or not takes_webhooks or processor.capabilities.is_test_only:
+    if processor.capabilities.is_test_only:
         return ()
-    return (
-        f"No {WEBHOOK_SECRET} is set: webhooks for this account are refused with 503, and a payment's news comes late.",
-    )
+    lacks = {field.name: field.lack for field in processor.credentials_schema if not held.get(field.name)}
+    if WEBHOOK_SECRET in lacks:
+        lacks[WEBHOOK_SECRET] = "webhooks for this account are refused with 503, and a payment's news comes late."
+    return tuple(f"No {name} is set: {lack}" for name, lack in lacks.items() if lack)
 
 
 def is_readable(context: Context, config: ProcessorConfig) -> bool:

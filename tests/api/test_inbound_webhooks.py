@@ -245,7 +245,7 @@ async def test_wrong_old_and_no_secret(world: World) -> None:
     config = await world.set_secret(None)
     answer = await world.deliver(late)
     assert (answer.status, answer.code) == (503, "webhook_secret_missing")
-    assert "webhookSecret" in config["warnings"][0]
+    assert [each for each in config["warnings"] if "webhookSecret" in each]
     assert (await world.shop.get("/api/processors")).body[0]["warnings"] == config["warnings"]
     await world.quiet()
     assert (await world.read(order["id"]))["status"] == "captured"

@@ -98,7 +98,11 @@ async def test_a_merchant_is_warned_of_an_account_that_takes_no_webhooks(shop: S
     assert warnings_about(shop.context, await put(shop, "sandbox")) == ()  # which sends none by itself
     config = await put(shop, "stripe", secretKey="sk_test_1")
     for each in (config, await put(shop, "stripe", secretKey="sk_test_1", webhookSecret="")):
-        assert "webhookSecret" in warnings_about(shop.context, each)[0]
-    assert warnings_about(shop.context, await put(shop, "stripe", secretKey="sk_test_1", webhookSecret="w")) == ()
+        assert "webhookSecret" in warnings_about(shop.context, each)[-1]
+    [page] = warnings_about(shop.context, await put(shop, "stripe", secretKey="sk_test_1", webhookSecret="w"))
+    assert "publishableKey" in page
+    assert "checkout page" in page
+    whole = await put(shop, "stripe", secretKey="sk_test_1", webhookSecret="w", publishableKey="pk_test_1")
+    assert warnings_about(shop.context, whole) == ()
     gone = replace(config, processor="uninstalled")
     assert "uninstalled" in warnings_about(shop.context, gone)[0]
