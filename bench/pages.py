@@ -88,6 +88,7 @@ def _pages(order_id: str, size: int) -> dict[str, str]:
         "search by order": f"/dashboard/orders?q={order_id}",
         "search by the shop's id": f"/dashboard/orders?q=cart-{some}",
         "search by e-mail": f"/dashboard/orders?q=shopper{some}@example.com",
+        "search by amount": "/dashboard/orders?q=11.37",
         "search for nothing": "/dashboard/orders?q=nobody@example.com",
         "order": f"/dashboard/orders/{order_id}",
         "refunds": "/dashboard/refunds",
