@@ -115,10 +115,16 @@ class _Listening(logging.Handler):
 
 
 @contextmanager
-def listening(name: str = "loop") -> Iterator[list[str]]:
-    """Yield the log of Loop's own loggers, or others, line by line, while it is written."""
+def listening(name: str = "loop", *, is_alone: bool = False) -> Iterator[list[str]]:
+    """Yield the log of Loop's own loggers, or others, line by line, while it is written.
+
+    Who listens alone keeps it from everybody else, such as from pytest, which keeps each line for its report.
+    """
     ours, handler = logging.getLogger(name), _Listening()
-    level = ours.level
+    level, others, is_passed_on = ours.level, ours.handlers[:], ours.propagate
+    if is_alone:
+        ours.handlers.clear()
+        ours.propagate = False
     ours.addHandler(handler)
     ours.setLevel(logging.INFO)
     try:
@@ -126,3 +132,5 @@ def listening(name: str = "loop") -> Iterator[list[str]]:
     finally:
         ours.removeHandler(handler)
         ours.setLevel(level)
+        if is_alone:
+            ours.handlers[:], ours.propagate = others, is_passed_on

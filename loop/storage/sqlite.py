@@ -308,11 +308,17 @@ class SqliteDatabase:
                 for each in taken:
                     each.fail(error)
             else:
-                for each, counts in written:
-                    each.succeed(counts)
+                for each, outcome in written:
+                    if isinstance(outcome, Exception):
+                        each.fail(outcome)
+                    else:
+                        each.succeed(outcome)
 
-    def _write_all(self, taken: Sequence[_Waiting]) -> list[tuple[_Waiting, list[int]]]:
-        """Write for all under one savepoint, which costs more than the writes, and only if one fails for each alone."""
+    def _write_all(self, taken: Sequence[_Waiting]) -> list[tuple[_Waiting, list[int] | Exception]]:
+        """Write for all under one savepoint, which costs more than the writes, and only if one fails for each alone.
+
+        Who made a mistake is told once the group is committed: another's write may have made it one, and may be lost.
+        """
         try:
             with self._savepoint():
                 session = SqliteSession(self._writer)
@@ -320,13 +326,12 @@ class SqliteDatabase:
         except Exception:  # noqa: BLE001 - the one who made the mistake hears of it below
             return [(each, self._write(each)) for each in taken]
 
-    def _write(self, waiting: _Waiting) -> list[int]:
+    def _write(self, waiting: _Waiting) -> list[int] | Exception:
         try:
             with self._savepoint():
                 return SqliteSession(self._writer).run_now(waiting.writes)
         except Exception as error:  # noqa: BLE001 - a mistake in one request's writes is that request's
-            waiting.fail(error)
-            return []
+            return error
 
     def reading(self) -> SqliteReader:
         """See `Database.reading`."""

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from loop import metrics
 from loop.domain import polling
-from loop.domain.attempts import Attempt
+from loop.domain.attempts import Attempt, AttemptStatus, Unknown
 from loop.domain.errors import LoopError, invalid, not_found, unavailable
 from loop.domain.hints import Hint, contradiction, refund_contradiction
 from loop.domain.ids import PREFIX_PROCESSOR_EVENT
@@ -49,8 +49,13 @@ A stranger's largest body costs tens of milliseconds, and a processor's usual on
 MATCH_TRIES = 6
 """How often an event is looked at again whose payment is not known yet, or whose refund is not answered about."""
 
-DISPUTE_TRIES = 200
-"""How often an event is looked at again whose dispute is not answered about: for eight days, hourly in the end."""
+UNANSWERED_TRIES = 200
+"""How often an event is looked at again whose payment or dispute is not answered about: for eight days, hourly in the
+end.
+"""
+
+_DECIDED = frozenset({AttemptStatus.CAPTURED, AttemptStatus.VOIDED})
+"""Attempts of which an event of their payment can tell nothing new."""
 
 
 async def receive(
@@ -225,8 +230,8 @@ async def process(context: Context, job: Job) -> None:
     """Ask the processor about what a stored event names, and record the answer.
 
     An event that contradicts what Loop knows is never followed: it is quarantined, and its order needs review. One of
-    a payment or refund that is not known (yet) is looked at again, `MATCH_TRIES` times. One of a dispute, about which
-    nothing else would ask, is asked about for longer.
+    a payment or refund that is not known (yet) is looked at again, `MATCH_TRIES` times. One of a known payment, or of
+    its dispute, is asked about for longer: it may be all that ever tells of money that comes late.
     """
     async with context.database.reading() as reader:
         event = await processor_events.get(reader, job.subject)
@@ -235,7 +240,7 @@ async def process(context: Context, job: Job) -> None:
         await finish(context, job)
         return
     verdict = None if attempt is None else await _follow(context, event, attempt)
-    tries = MATCH_TRIES if attempt is None or event.dispute_reference is None else DISPUTE_TRIES
+    tries = MATCH_TRIES if attempt is None or event.refund_reference is not None else UNANSWERED_TRIES
     if verdict is None and event.payment_reference is not None and job.failures < tries:
         await _park(context, job)
         return
@@ -299,6 +304,9 @@ async def _follow(context: Context, event: ProcessorEvent, attempt: Attempt) -> 
         return await _follow_dispute(context, call, event.dispute_reference)
     answer = await asked(call, "fetch", question=call.processor.fetch(call.account, call.payment))
     recorded = await record(context, attempt, answer, job=None)
+    known = recorded.in_hand.attempt
+    if isinstance(answer, Unknown) and known is not None and known.status not in _DECIDED:
+        return None
     return _Verdict(f"order {recorded.in_hand.order.status}")
 
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Final, Protocol, TypeVar
 
 from loop.domain.attempts import Approved, Declined, NotSent, Outcome, Pending, Unknown
-from loop.domain.declines import DeclineClass
+from loop.domain.declines import DECLINES, DeclineClass
 from loop.domain.disputes import DisputeOutcome
 from loop.domain.failover import DeclineFinality
 from loop.domain.money import Money
@@ -28,6 +28,7 @@ from loop.processors.base import (
 from loop.processors.http import require_no_transaction, within_deadline
 from loop.processors.registry import Registry
 from loop.processors.sandbox import LedgerEntry, SandboxProcessor, _Payment
+from loop.processors.sandbox_disputes import TOKENS as DISPUTES
 
 T = TypeVar("T")
 
@@ -39,6 +40,17 @@ FINALITIES: Final[Mapping[str, DeclineFinality]] = {
     "third": DeclineFinality.OPEN,
 }
 """The merchant's processors, the first one first, and how much a decline of each of them is worth."""
+
+TOKENS: Final = (
+    *["tok_approve"] * 16, *["tok_3ds"] * 4, *["tok_pending"] * 2, *["tok_timeout_then_charged"] * 2,
+    *["tok_timeout_then_nothing"] * 2, *["tok_refund_pending", "tok_refund_fails_later"] * 2, "tok_webhook_duplicate",
+    "tok_webhook_out_of_order", *DISPUTES, *DISPUTES, "tok_of_nobody",
+    *{each.decline_class: f"tok_decline_{code}" for code, each in reversed(DECLINES.items())}.values(),
+)  # fmt: skip
+"""What a payment's token may be: all that the sandbox does, with one decline of each class; the weather is slow."""
+
+ELSEWHERE: Final = ("tok_decline_declined", "tok_decline_processor_error", "tok_decline_configuration")
+"""Tokens of which one processor says no, and the next one may say yes."""
 
 
 class Fate(StrEnum):

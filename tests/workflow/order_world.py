@@ -201,6 +201,17 @@ class _Leap:
         return []
 
 
+class NumberedTask(asyncio.Task[Any]):
+    """A task that sets keep in the same place each time: whoever goes through a set of them takes the same way."""
+
+    def __init__(self, number: int, coroutine: Coroutine[Any, Any, Any], **named: Any) -> None:
+        self.number = number  # before asyncio puts it into a set of its own
+        super().__init__(coroutine, **named)
+
+    def __hash__(self) -> int:
+        return self.number
+
+
 class VirtualLoop(asyncio.BaseEventLoop):
     """An event loop without threads, sockets and waiting: the same calls lead to the same course of events."""
 
@@ -208,13 +219,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
         super().__init__()
         self._world = world
         self._selector = _Leap(world.clock)
-        self.tasks: list[asyncio.Task[Any]] = []
+        self.tasks: list[NumberedTask] = []
         """All that were made, in that order."""
         self.set_task_factory(self._make_task)
         self.set_exception_handler(lambda _, context: world.troubles.append(repr(context)))
 
-    def _make_task(self, _: asyncio.AbstractEventLoop, coroutine: Any, **named: Any) -> asyncio.Task[Any]:
-        task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=self, **named)
+    def _make_task(self, _: asyncio.AbstractEventLoop, coroutine: Any, **named: Any) -> NumberedTask:
+        task = NumberedTask(len(self.tasks), coroutine, loop=self, **named)
         self.tasks.append(task)
         return task
 
@@ -291,7 +302,7 @@ class Life:
 
     def __init__(self, world: "World") -> None:
         self._world = world
-        self.loop = VirtualLoop(world)
+        self.loop = world.new_loop()
         self.runner = _Runner(concurrency=8)
         self.database = SqliteDatabase(world.path)
         self.context = self.run(self._open())
@@ -399,7 +410,15 @@ class World:
         logging.getLogger("loop").addHandler(self.ears)
         self.rows = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
         self.rows.row_factory = sqlite3.Row
-        self.life = Life(self)
+        self.life = self.new_life()
+
+    def new_loop(self) -> VirtualLoop:
+        """Return an event loop for a process that begins."""
+        return VirtualLoop(self)
+
+    def new_life(self) -> Life:
+        """Begin a process."""
+        return Life(self)
 
     def random_bytes(self, size: int) -> bytes:
         """Return bytes that look like chance, the same ones in each example."""
@@ -487,7 +506,7 @@ class World:
         self._begin(frees_leases=True)
 
     def _begin(self, *, frees_leases: bool) -> None:
-        self.life = Life(self)
+        self.life = self.new_life()
         for number, (at_s, _) in self._parcels.items():
             self.life.loop.call_at(at_s, self._land, number)
         if frees_leases:
@@ -512,6 +531,10 @@ class World:
         except BaseException:
             self.life.die()
             raise
+
+    def excuses(self, record: logging.LogRecord) -> bool:
+        """Tell whether what happened here explains an error that Loop has logged: a process that thaws is late."""
+        return self.has_frozen and record.exc_info is not None and isinstance(record.exc_info[1], TimeoutError)
 
     def set_weather(self, operation: str, coming: Sequence[Weather]) -> None:
         """Say how the next calls of an operation go."""
@@ -562,12 +585,12 @@ SCHEDULE_EVERY_S: Final = 7_200.0
 """Less often than the real one, whose runs mostly find nothing."""
 
 
-async def live(context: Context, for_s: float) -> None:
+async def live(context: Context, for_s: float, *, schedule_every_s: float = SCHEDULE_EVERY_S) -> None:
     """Let time pass in which jobs run as soon as they are due, and the schedule at its pace."""
     clock = asyncio.get_running_loop().time
     until, scheduled = clock() + for_s, -math.inf
     while True:  # until then
-        if clock() - scheduled >= SCHEDULE_EVERY_S:
+        if clock() - scheduled >= schedule_every_s:
             for _, _, run in SCHEDULE:
                 await run(context)
             scheduled = clock()

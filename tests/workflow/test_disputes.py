@@ -22,7 +22,7 @@ from loop.storage.jobs import Job
 from loop.storage.orders import OrderInHand
 from loop.workflows import disputes, timeline
 from loop.workflows.disputes import ASK, ASK_AGAIN_AFTER, ASKED_FOR
-from loop.workflows.processor_events import DISPUTE_TRIES, PROCESS, receive
+from loop.workflows.processor_events import PROCESS, UNANSWERED_TRIES, receive
 from tests.builders import Clock, Shop, open_shop, work_off
 
 PAID = ["order.created", "payment.processing", "payment.captured"]
@@ -272,7 +272,7 @@ async def test_a_dispute_that_nobody_answers_about_is_asked_about_for_a_week(sho
     while await waiting_jobs(shop, PROCESS):
         clock.forward(hours=1)
         await work_off(shop.context)
-    assert len(shop.sandbox.called("fetch_dispute")) == DISPUTE_TRIES + 1
+    assert len(shop.sandbox.called("fetch_dispute")) == UNANSWERED_TRIES + 1
     assert clock.at - started > timedelta(days=7)
     assert await shop.disputes(paid.order.id) == []
 

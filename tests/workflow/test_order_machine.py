@@ -30,11 +30,9 @@ from hypothesis.stateful import (
 
 import loop
 from loop.domain.attempts import Declined
-from loop.domain.declines import DECLINES
 from loop.domain.errors import LoopError
 from loop.domain.money import Money
 from loop.domain.orders import Command, Order, OrderStatus, Refused, decide
-from loop.processors.sandbox_disputes import TOKENS as DISPUTES
 from loop.processors.sandbox_disputes import dispute_reference_of, is_disputed
 from loop.workers.schedule import SCHEDULE
 from loop.workflows import captures, orders, payments, processor_events, refunds
@@ -42,8 +40,8 @@ from loop.workflows.attempts import PayRequest
 from loop.workflows.context import Context
 from loop.workflows.orders import NewOrder
 from tests.builders import settings_for
-from tests.workflow.order_books import Books, Row
-from tests.workflow.order_processors import FINALITIES, MERCHANT, Fate, Weather, captured
+from tests.workflow.order_books import REFUSALS, Books, Row
+from tests.workflow.order_processors import ELSEWHERE, FINALITIES, MERCHANT, TOKENS, Fate, Weather, captured
 from tests.workflow.order_world import (
     LOOP_POINTS,
     WORLD_POINTS,
@@ -75,27 +73,6 @@ WAIT_S: Final = 10.0
 DAY_S: Final = 86_400.0
 REST_DAYS_MAX: Final = 7
 """Longer than anything takes but what is hopeless; an endpoint that refuses everything is disabled after five days."""
-
-
-TOKENS: Final = (
-    *["tok_approve"] * 16, *["tok_3ds"] * 4, *["tok_pending"] * 2, *["tok_timeout_then_charged"] * 2,
-    *["tok_timeout_then_nothing"] * 2, *["tok_refund_pending", "tok_refund_fails_later"] * 2, "tok_webhook_duplicate",
-    "tok_webhook_out_of_order", *DISPUTES, *DISPUTES, "tok_of_nobody",
-    *{each.decline_class: f"tok_decline_{code}" for code, each in reversed(DECLINES.items())}.values(),
-)  # fmt: skip
-"""What a payment's token may be: all that the sandbox does, with one decline of each class; the weather is slow."""
-
-ELSEWHERE: Final = ("tok_decline_declined", "tok_decline_processor_error", "tok_decline_configuration")
-"""Tokens of which one processor says no, and the next one may say yes."""
-
-REFUSALS: Final = {
-    Command.PAY: {"invalid_status", "attempts_exhausted", "no_eligible_processor"},
-    Command.RETRY: {"invalid_status", "attempts_exhausted", "no_eligible_processor", "previous_attempt_open"},
-    Command.CAPTURE: {"invalid_status", "capture_exceeds_authorized", "operation_in_progress", "capture_failed"},
-    Command.CANCEL: {"invalid_status", "operation_in_progress", "cancel_failed"},
-    Command.REFUND: {"invalid_status", "refund_exceeds_captured"},
-}
-"""With what a command may be refused."""
 
 OPERATIONS: Final = ("authorize", "capture", "void", "refund", "fetch", "fetch_refund")
 

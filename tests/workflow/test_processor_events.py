@@ -10,7 +10,8 @@ from datetime import datetime
 
 import pytest
 
-from loop.domain.attempts import Approved, Cancelled, Unknown
+from loop.domain.attempts import Approved, Cancelled, Declined, Unknown
+from loop.domain.declines import DeclineClass
 from loop.domain.errors import ErrorKind, LoopError
 from loop.domain.orders import OrderStatus
 from loop.domain.refunds import RefundOutcome, RefundStatus
@@ -211,6 +212,46 @@ async def test_a_payment_that_is_not_ours_is_looked_for_a_few_times(shop: Shop, 
         clock.forward(hours=2)
     assert looks == MATCH_TRIES + 1
     assert shop.sandbox.calls == []
+
+
+@pytest.mark.parametrize("silences", [1, 30])
+async def test_late_money_is_heard_of_though_the_processor_says_nothing_for_hours(
+    shop: Shop, clock: Clock, silences: int
+) -> None:
+    late = await given_up_by_us(shop)
+    assert late.attempt is not None
+    shop.next_answers("fetch", *[SILENCE] * silences)
+    body = json.dumps({"id": "e", "type": "t", "payment": f"sbx_{late.attempt.id[4:]}_approve"}).encode()
+    await tell(shop, body, signed(body, shop.webhook_secret))
+    for _ in range(silences):
+        await work_off(shop.context)
+        assert (await shop.now(late.order.id)).order.status is OrderStatus.CANCELLED
+        clock.forward(hours=2)
+    await work_off(shop.context)
+    assert (await shop.now(late.order.id)).order.status is OrderStatus.CAPTURED
+    assert (await shop.event_types(late.order.id))[-1] == "payment.late_success"
+    assert await stored(shop) == []
+
+
+async def test_late_money_is_heard_of_though_the_same_call_is_answered_with_its_first_decline(
+    shop: Shop, clock: Clock
+) -> None:
+    shop.next_answers("authorize", SILENCE, is_done=True)
+    shop.next_answers("authorize", Declined("declined", DeclineClass.LATER, "no"))
+    paid = await shop.paid()
+    assert paid.attempt is not None
+    shop.next_answers("fetch", SILENCE)
+    body = json.dumps({"id": "e", "type": "t", "payment": f"sbx_{paid.attempt.id[4:]}_approve"}).encode()
+    await tell(shop, body, signed(body, shop.webhook_secret))
+    await work_off(shop.context)
+    assert (await shop.now(paid.order.id)).order.status is OrderStatus.PROCESSING
+    clock.forward(hours=2)
+    await work_off(shop.context)
+    assert (await shop.event_types(paid.order.id))[-3:] == [
+        "payment.failed",
+        "payment.captured",
+        "payment.late_success",
+    ]
 
 
 async def test_another_account_s_payment_is_none_of_this_one_s(shop: Shop, clock: Clock) -> None:

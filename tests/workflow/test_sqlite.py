@@ -145,6 +145,21 @@ async def test_sqlite_that_gave_the_transaction_up_fails_the_whole_group(databas
     assert kept(path) == {4}
 
 
+async def test_who_is_refused_because_of_what_is_lost_then_hears_of_the_loss(
+    database: SqliteDatabase, path: Path
+) -> None:
+    async def lose_it_all() -> None:
+        await asyncio.sleep(0)  # behind the others, in their group
+        async with database.transaction():
+            database._writer.execute("ROLLBACK")  # as SQLite does by itself on an I/O error
+
+    twice = [database.write_at_once([merchants.insertion(merchant(1))]) for _ in range(2)]
+    *outcomes, _ = await asyncio.gather(*twice, lose_it_all(), return_exceptions=True)
+    codes = [outcome.code for outcome in outcomes if isinstance(outcome, LoopError)]
+    assert codes == ["database_unavailable"] * 2  # and for the second no `ConstraintError`: there is no first one
+    assert kept(path) == set()
+
+
 async def test_who_is_cancelled_while_waiting_for_the_commit_hurts_nobody(database: SqliteDatabase, path: Path) -> None:
     tasks = [asyncio.create_task(add(database, number)) for number in range(20)]
     await asyncio.sleep(0)  # all of them have begun
