@@ -102,6 +102,7 @@ class Sale:
                     await asyncio.sleep(SLOWLY_S)
                 if number >= count and until.is_set():
                     return
+                # A letter in the seed: digits with nothing but dashes between them may pass for a card number.
                 story = draw_story(chance_of(f"{seed} {number}"), f"basket-{seed}-{number}")
                 self.left[story.name] = story
                 group.create_task(self._sell(story), name=story.name)

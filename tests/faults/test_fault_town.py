@@ -141,7 +141,7 @@ async def test_everything_around_it_fails(tmp_path: Path, postgres: MortalPostgr
         uses = [here.use()]
         while rounds == 0 or monotonic() < until:
             rounds += 1
-            sold += await play_round(here, shop, f"{seed}-{rounds}", count)
+            sold += await play_round(here, shop, f"{seed}r{rounds}", count)
             uses.append(here.use())
             report(here, shop, uses, orders=sold, took_s=monotonic() - begun)
             audit(here)
