@@ -45,7 +45,7 @@ _ANSWERED: Final[Mapping[int, Mapping[str, str]]] = {
         "not_in_review": "Nobody needs to look at the order any more; read it anew.",
         "processor_removed": "The account that took the payment is removed; set it again.",
         "query_too_long": "Send a shorter query.",
-        "raw_card_data": "Never send a card number; send the processor's token for it.",
+        "raw_card_data": "Send the processor's token, no card number; an id that passes for one needs a letter.",
         "refund_exceeds_captured": "Refund no more than is left of what was captured.",
         "retry_pointless": "The processor would decline this again; ask for another payment method.",
         "secret_pending": "Promote the pending secret before you rotate again.",
