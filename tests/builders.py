@@ -214,14 +214,15 @@ ROUNDS_MAX = 50
 
 
 async def work_off(context: Context) -> int:
-    """Run every job that is due, and those that they make due at once; return how many were run."""
-    done = 0
+    """Run every job that is due, and those that they make due or begin at once; return how many were claimed."""
+    done, held = 0, {*running_jobs(context)}
     for _ in range(ROUNDS_MAX):
         async with context.database.transaction() as session:
             claimed = await job_rows.claim(session, context.now(), 100)
-        if not claimed:
+        following = [task for task in running_jobs(context) if task not in held]
+        if not claimed and not following:
             return done
-        await asyncio.gather(*(execute(context, each) for each in claimed))
+        await asyncio.gather(*(execute(context, each) for each in claimed), *following)
         done += len(claimed)
     raise AssertionError(f"jobs are still due after {ROUNDS_MAX} rounds")
 
