@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 from statistics import median
 from time import monotonic
@@ -12,26 +11,14 @@ import pytest
 from loop.cli import EXIT_CODES
 from loop.domain.errors import ErrorKind
 from loop.storage.jobs import LEASE
-from tests.e2e.roles import Estate, estate
-from tests.merchant_server import MerchantServer, merchant_server
+from tests.e2e.roles import Estate
+from tests.merchant_server import MerchantServer
 
 ENDED_WITHIN_S = 10.0
 ORDERS = 40
 P50_S = 0.25
 """From an answer that says that an order is there, to the request that tells its merchant: half of what it would be
 without wake-ups. On an idle machine it is some 20 ms."""
-
-
-@pytest.fixture
-async def here(tmp_path: Path, postgres_database_url: str, redis_url: str) -> AsyncIterator[Estate]:
-    async with estate(tmp_path, postgres_database_url, redis_url) as made:
-        yield made
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[MerchantServer]:
-    async with merchant_server() as server:
-        yield server
 
 
 async def told(server: MerchantServer, *, of: str, count: int = 1, within_s: float = 20) -> None:

@@ -16,8 +16,8 @@ import pytest
 from loop.cli import EXIT_CODES
 from loop.domain.errors import ErrorKind
 from tests.e2e.houses import GONE
-from tests.e2e.roles import Estate, Part, estate
-from tests.merchant_server import MerchantServer, merchant_server
+from tests.e2e.roles import Estate, Part
+from tests.merchant_server import MerchantServer
 from tests.next_versions import CONTRACTING, EXPANDING, next_version
 from tests.servers import rows_of
 
@@ -32,18 +32,6 @@ PAUSE_S = 0.02
 TRIES = 100
 """How often a call is made again that found its process gone."""
 CARD = {"paymentMethod": {"type": "card", "token": "tok_approve"}}
-
-
-@pytest.fixture
-async def here(tmp_path: Path, postgres_database_url: str, redis_url: str) -> AsyncIterator[Estate]:
-    async with estate(tmp_path, postgres_database_url, redis_url) as made:
-        yield made
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[MerchantServer]:
-    async with merchant_server() as server:
-        yield server
 
 
 @dataclass
