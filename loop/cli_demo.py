@@ -22,8 +22,6 @@ from loop.domain.errors import LoopError, configuration, unavailable
 from loop.domain.money import Money
 from loop.domain.roles import Role
 from loop.runtime import running
-from loop.server.rate_limits import rates_of
-from loop.server.redis_limits import opened as redis_limits
 from loop.storage.backups import look_at_postgres
 from loop.storage.migrate import migrate
 from loop.telemetry import configure
@@ -203,7 +201,10 @@ async def _prepared(flags: Mapping[str, object], shared: Shared) -> Mapping[str,
 
 
 async def _redis_answers(settings: Settings, url: str) -> bool:
-    async with redis_limits(url, rates_of(settings)) as limiter:
+    from loop.server.rate_limits import rates_of
+    from loop.server.redis_limits import opened
+
+    async with opened(url, rates_of(settings)) as limiter:
         for _ in range(REDIS_TRIES):
             if await limiter.redis_answers():
                 return True

@@ -134,3 +134,9 @@ def test_compose_finds_the_secrets_that_are_made_and_loop_reads_them(tmp_path: P
     assert (kind, b64decode(encoded).decode()) == ("Basic", name_and_password)
     again = subprocess.run(make, check=False, capture_output=True)
     assert again.returncode == 1
+
+
+def test_what_is_packed_by_one_python_runs_on_every_patch_release_of_it() -> None:
+    """`loop.pyz` holds what the Python that made it needs, and is promised to run on others of its minor version."""
+    lines = (ROOT / "requirements-runtime.lock").read_text("utf-8").splitlines()
+    assert [line for line in lines if re.search(r"python_full_version [<>=!]+ '3\.\d+\.[1-9]", line)] == []
