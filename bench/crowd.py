@@ -9,8 +9,10 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, TypeAlias
 
+import aiohttp
 import asyncpg
 
+from bench.servers import Server
 from loop.domain.ids import make_id
 
 SPREAD = timedelta(days=365)
@@ -22,9 +24,36 @@ BATCH = 20_000
 TABLES = ("orders", "payment_attempts", "refunds", "transactions", "webhook_events")
 """What an order has rows in, each table after those that it points to."""
 
+TEMPLATES = 60
+"""How many real orders the crowd is copied from."""
+
+OUTCOMES = ("tok_approve",) * 7 + ("tok_decline_insufficient_funds", "tok_decline_lost_card", "tok_3ds")
+
 Row: TypeAlias = Mapping[str, Any]
 Family: TypeAlias = Mapping[str, Sequence[Row]]
 """Table -> the rows of one order."""
+
+
+async def make_templates(server: Server, session: aiohttp.ClientSession) -> None:
+    """Make the orders that a crowd is copied from: paid, declined, half way, some refunded in part."""
+
+    async def post(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        async with session.post(server.url + path, json=body, headers={"X-API-Key": server.key}) as answer:
+            made: dict[str, Any] = await answer.json()
+            return made
+
+    for number in range(TEMPLATES):
+        wanted = {
+            "amount": 1_000 + 137 * number,
+            "currency": ("USD", "EUR")[number % 3 == 0],
+            "customerEmail": f"shopper{number}@example.com",
+            "description": "Two shirts and a hat",
+        }
+        order = await post("/v1/orders", wanted)
+        token = OUTCOMES[number % len(OUTCOMES)]
+        paid = await post(f"/v1/orders/{order['id']}/pay", {"paymentMethod": {"type": "card", "token": token}})
+        if paid.get("status") == "captured" and number % 5 == 0:
+            await post(f"/v1/orders/{order['id']}/refund", {"amount": 500})
 
 
 def gather(database_url: str, count: int, *, now: datetime) -> tuple[int, str]:

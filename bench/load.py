@@ -5,12 +5,12 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -216,11 +216,41 @@ async def drive_payments(url: str, key: str, *, seconds: float, rate_per_s: floa
     return await _repeat(url, one, seconds=seconds, connections=CONNECTIONS, rate_per_s=rate_per_s)
 
 
+def list_traffic(key: str) -> Traffic:
+    """Return gets of the newest orders, a page of them."""
+    return Traffic("GET", ["/v1/orders?limit=20"], _headers(key))
+
+
+async def drive_each(
+    url: str, requests: Iterator[bytes], *, seconds: float, rate_per_s: float | None = None
+) -> Measured:
+    """Send whole requests, none of them twice, for so long: as fast as they are answered, or so many in a second."""
+
+    async def one(connection: Connection) -> float:
+        return await _timed(connection, next(requests))
+
+    return await _repeat(url, one, seconds=seconds, connections=CONNECTIONS, rate_per_s=rate_per_s)
+
+
+async def send(url: str, traffic: Traffic) -> list[dict[str, Any]]:
+    """Send the traffic once, one request after another, and return the answers' JSON."""
+    async with _connections(url, 1) as (connection,):
+        host = urlsplit(url).netloc
+        return [json.loads(await connection.send(traffic.raw(host, path))) for path in traffic.paths]
+
+
+async def pay_orders(url: str, key: str, *, count: int) -> list[str]:
+    """Create and pay orders with the sandbox, and return what it calls their payments."""
+    ids = await create_orders(url, key, count=count)
+    paths = [f"/v1/orders/{each}/pay" for each in ids]
+    await send(url, Traffic("POST", paths, _headers(key, has_body=True), PAY_BODY))
+    return [order["processorOrderId"] for order in await send(url, get_traffic(key, ids))]
+
+
 async def create_orders(url: str, key: str, *, count: int) -> list[str]:
     """Create orders one after another and return their ids."""
-    raw = create_traffic(key).raw(urlsplit(url).netloc, "/v1/orders")
-    async with _connections(url, 1) as (connection,):
-        return [json.loads(await connection.send(raw))["id"] for _ in range(count)]
+    create = create_traffic(key)
+    return [answer["id"] for answer in await send(url, replace(create, paths=list(create.paths) * count))]
 
 
 async def _timed(connection: Connection, raw: bytes) -> float:

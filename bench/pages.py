@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 from rich.console import Console
@@ -24,34 +23,7 @@ MOST_P95_MS = 150.0
 REQUESTS = 40
 """How often each page is asked for, one request after another."""
 
-TEMPLATES = 60
-"""How many real orders the crowd is copied from."""
-
-OUTCOMES = ("tok_approve",) * 7 + ("tok_decline_insufficient_funds", "tok_decline_lost_card", "tok_3ds")
-
 console = Console(width=120)
-
-
-async def _orders(server: Server, session: aiohttp.ClientSession) -> None:
-    """Make the orders that are copied: paid, declined, half way, some refunded in part."""
-
-    async def post(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        async with session.post(server.url + path, json=body, headers={"X-API-Key": server.key}) as answer:
-            made: dict[str, Any] = await answer.json()
-            return made
-
-    for number in range(TEMPLATES):
-        wanted = {
-            "amount": 1_000 + 137 * number,
-            "currency": ("USD", "EUR")[number % 3 == 0],
-            "customerEmail": f"shopper{number}@example.com",
-            "description": "Two shirts and a hat",
-        }
-        order = await post("/v1/orders", wanted)
-        token = OUTCOMES[number % len(OUTCOMES)]
-        paid = await post(f"/v1/orders/{order['id']}/pay", {"paymentMethod": {"type": "card", "token": token}})
-        if paid.get("status") == "captured" and number % 5 == 0:
-            await post(f"/v1/orders/{order['id']}/refund", {"amount": 500})
 
 
 async def _sign_in(server: Server, session: aiohttp.ClientSession) -> None:
@@ -100,7 +72,7 @@ async def _measure(database_url: str, size: int, folder: Path) -> dict[str, list
         servers.loop(database_url, folder) as server,
         aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session,
     ):
-        await _orders(server, session)
+        await crowd.make_templates(server, session)
         begun = time.perf_counter()
         now = datetime.now(UTC)  # noqa: TID251 - a bench has no context that could hand it a clock
         count, order_id = await asyncio.to_thread(crowd.gather, database_url, size, now=now)

@@ -93,7 +93,7 @@ def _rate(sides: Sequence[Side]) -> str:
 
 
 def _goal_of_ratio(ratios: Sequence[float]) -> str:
-    return _verdict(f"≥ {LEAST_RATIO}", is_met=median(ratios) >= LEAST_RATIO)
+    return verdict(f"≥ {LEAST_RATIO}", is_met=median(ratios) >= LEAST_RATIO)
 
 
 def _goal_of_payments(result: Result, loops: Sequence[Side]) -> str:
@@ -103,17 +103,18 @@ def _goal_of_payments(result: Result, loops: Sequence[Side]) -> str:
     spread = median(side.measured.p99_ms / side.measured.p50_ms for side in loops)
     return "\n".join(
         [
-            _verdict(f"≥ {LEAST_PAYMENTS_PER_S:.0f} orders/s", is_met=rate >= LEAST_PAYMENTS_PER_S),
-            _verdict(f"p99 ≤ {MOST_P99_TO_P50:.0f} p50", is_met=spread <= MOST_P99_TO_P50),
+            verdict(f"≥ {LEAST_PAYMENTS_PER_S:.0f} orders/s", is_met=rate >= LEAST_PAYMENTS_PER_S),
+            verdict(f"p99 ≤ {MOST_P99_TO_P50:.0f} p50", is_met=spread <= MOST_P99_TO_P50),
         ]
     )
 
 
 def _paced_cells(result: Result, paced: Measured) -> list[str]:
-    goal = _verdict(f"adds ≤ {MOST_ADDED_MS:.0f} ms at p50", is_met=paced.p50_ms <= MOST_ADDED_MS)
+    goal = verdict(f"adds ≤ {MOST_ADDED_MS:.0f} ms at p50", is_met=paced.p50_ms <= MOST_ADDED_MS)
     name = f"pay at low load, {result.database}"
     return [name, f"{paced.per_s:,.0f}/s", "", "", goal, f"{paced.p50_ms:.1f}", f"{paced.p99_ms:.1f}", "", ""]
 
 
-def _verdict(goal: str, *, is_met: bool) -> str:
+def verdict(goal: str, *, is_met: bool) -> str:
+    """Return a goal with whether it is met, as rich marks it up."""
     return f"[green]{goal}: met[/green]" if is_met else f"[red]{goal}: missed[/red]"

@@ -81,28 +81,58 @@ async def _open(database_url: str) -> Database:
     return await open_postgres(database_url, 1)
 
 
-@asynccontextmanager
-async def loop(database_url: str, folder: Path) -> AsyncIterator[Server]:
-    """Run `loop serve` as it is installed, its log in a file, with one merchant and the sandbox."""
-    password = secrets.token_hex(16)
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """A Loop that can be served: its settings by variable, its merchant's key, and the merchant's sandbox account."""
+
+    folder: Path
+    environment: Mapping[str, str] = field(repr=False)
+    key: str = field(repr=False)
+    account_id: str
+
+    @property
+    def webhook_secret(self) -> str:
+        """What the sandbox's webhooks are signed with."""
+        return self.environment["LOOP_SANDBOX_WEBHOOK_SECRET"]
+
+
+async def install(database_url: str, folder: Path, *, settings: Mapping[str, str] | None = None) -> Installation:
+    """Migrate a database and make one merchant with the sandbox; `settings` are more of Loop's, by variable."""
     environment = {
         "LOOP_DATA_DIR": str(folder),
         "LOOP_DATABASE_URL": database_url,
         "LOOP_JWT_SECRET": secrets.token_hex(32),
         "LOOP_ENCRYPTION_KEY": secrets.token_hex(32),
         "LOOP_LOG_FILE": str(folder / "loop.log"),
-        **{f"LOOP_LIMIT_{each}_PER_S": NEVER_REACHED for each in ("READ", "WRITE", "PAY")},
-        "LOOP_MERCHANT_PASSWORD": password,
+        **{f"LOOP_LIMIT_{each}_PER_S": NEVER_REACHED for each in ("READ", "WRITE", "PAY", "WEBHOOK")},
+        "LOOP_MERCHANT_PASSWORD": secrets.token_hex(16),
         "LOOP_SANDBOX_WEBHOOK_SECRET": secrets.token_hex(16),
+        **(settings or {}),
     }
     await _command(environment, "migrate")
     made = await _command(environment, "merchant", "create", "--name", "Bench", "--email", MERCHANT_EMAIL, "--json")
     merchant = json.loads(made)
-    await _command(environment, "processor", "set", merchant["id"], "sandbox")
+    account = json.loads(await _command(environment, "processor", "set", merchant["id"], "sandbox", "--json"))
+    return Installation(folder, environment, merchant["apiKey"], account["id"])
+
+
+@asynccontextmanager
+async def serve(installation: Installation, *, only: Sequence[str] = ()) -> AsyncIterator[Server]:
+    """Run `loop serve` as it is installed, its log in a file; `only` some of its parts, else all."""
     port = _free_port()
-    arguments = [sys.executable, "-m", "loop", "serve", "--port", str(port)]
-    async with _running(arguments, port, log=folder / "serve.log", environment=environment) as pid:
-        yield Server(f"http://127.0.0.1:{port}", merchant["apiKey"], pid, password)
+    parts = [word for part in only for word in ("--only", part)]
+    arguments = [sys.executable, "-m", "loop", "serve", "--port", str(port), *parts]
+    log = installation.folder / f"{'-'.join(['serve', *only])}.log"
+    async with _running(arguments, port, log=log, environment=installation.environment) as pid:
+        password = installation.environment["LOOP_MERCHANT_PASSWORD"]
+        yield Server(f"http://127.0.0.1:{port}", installation.key, pid, password)
+
+
+@asynccontextmanager
+async def loop(database_url: str, folder: Path) -> AsyncIterator[Server]:
+    """Install Loop over a database of its own, and serve all of it."""
+    async with serve(await install(database_url, folder)) as server:
+        yield server
 
 
 async def _command(environment: Mapping[str, str], *arguments: str) -> str:
