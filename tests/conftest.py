@@ -25,6 +25,20 @@ settings.register_profile("loop", deadline=None)
 settings.load_profile("loop")
 
 
+REPORT = "report"
+"""The property by which a test says what it has done, for whoever reads the run's last lines."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the reports of the tests that made one: where several processes test, what they print is seen by nobody."""
+    for outcome in ("passed", "failed"):
+        for test in terminalreporter.stats.get(outcome, []):
+            for name, text in test.user_properties:
+                if name == REPORT and test.when == "call":
+                    terminalreporter.section(test.nodeid)
+                    terminalreporter.line(text)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Have the slow tests begin first, on all processes: each takes an equal part of them all, in this order."""
     processes = int(getattr(config, "workerinput", {}).get("workercount", 1))

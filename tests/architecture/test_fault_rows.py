@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import injections, sales
+
 TESTS = Path(__file__).parents[1]
+TOWN = "faults/test_fault_town.py"
 
 ROWS: Mapping[int, tuple[str, Mapping[str, tuple[str, ...]]]] = {
     1: (
@@ -18,7 +21,7 @@ ROWS: Mapping[int, tuple[str, Mapping[str, tuple[str, ...]]]] = {
             ),
             "e2e/test_roles.py": ("test_what_a_killed_worker_held_is_another_s_when_its_lease_ends",),
             "workflow/test_runner.py": ("test_what_a_crashed_process_held_is_done_by_another_when_the_lease_ends",),
-            "faults/test_fault_town.py": ("test_everything_around_it_fails",),
+            TOWN: ("test_everything_around_it_fails",),
         },
     ),
     2: (
@@ -29,7 +32,7 @@ ROWS: Mapping[int, tuple[str, Mapping[str, tuple[str, ...]]]] = {
                 "test_after_a_crash_a_refund_is_not_made_again",
                 "test_after_a_crash_capture_and_cancel_are_answered_as_they_stand",
             ),
-            "faults/test_fault_town.py": ("test_everything_around_it_fails",),
+            TOWN: ("test_everything_around_it_fails",),
         },
     ),
     3: (
@@ -50,7 +53,7 @@ ROWS: Mapping[int, tuple[str, Mapping[str, tuple[str, ...]]]] = {
             "workflow/test_deliveries.py": (
                 "test_a_holder_that_froze_stores_nothing_though_the_job_has_ended_and_begun_anew_since",
             ),
-            "faults/test_fault_town.py": ("test_everything_around_it_fails",),
+            TOWN: ("test_everything_around_it_fails",),
         },
     ),
     5: (
@@ -60,7 +63,7 @@ ROWS: Mapping[int, tuple[str, Mapping[str, tuple[str, ...]]]] = {
             "workflow/test_payments.py": ("test_two_that_run_one_payment_charge_once_and_tell_once",),
             "workflow/test_sqlite.py": ("test_two_processes_take_turns",),
             "e2e/test_cli.py": ("test_a_second_serve_on_the_same_file_is_refused",),
-            "faults/test_fault_town.py": ("test_everything_around_it_fails",),
+            TOWN: ("test_everything_around_it_fails",),
         },
     ),
     6: (
@@ -75,7 +78,7 @@ ROWS: Mapping[int, tuple[str, Mapping[str, tuple[str, ...]]]] = {
             "e2e/test_rolling_upgrade.py": (
                 "test_two_versions_side_by_side_lose_nothing_while_one_takes_over_from_the_other",
             ),
-            "faults/test_fault_town.py": ("test_everything_around_it_fails",),
+            TOWN: ("test_everything_around_it_fails",),
         },
     ),
     7: (
@@ -85,14 +88,14 @@ ROWS: Mapping[int, tuple[str, Mapping[str, tuple[str, ...]]]] = {
             "api/test_postgres_away.py": (
                 "test_a_database_that_is_cut_off_is_told_at_once_and_what_was_asked_for_is_done_once",
             ),
-            "faults/test_fault_town.py": ("test_everything_around_it_fails",),
+            TOWN: ("test_everything_around_it_fails",),
         },
     ),
     8: (
         "PostgreSQL that crashes while leases are taken over",
         {
             "workflow/test_runner.py": ("test_a_database_that_is_away_for_a_while_does_not_end_the_runner",),
-            "faults/test_fault_town.py": ("test_everything_around_it_fails",),
+            TOWN: ("test_everything_around_it_fails",),
         },
     ),
     9: (
@@ -108,7 +111,7 @@ ROWS: Mapping[int, tuple[str, Mapping[str, tuple[str, ...]]]] = {
                 "test_while_every_connection_is_taken_requests_wait_for_a_bounded_time",
                 "test_a_deadlock_is_a_503_that_changed_nothing_and_the_same_request_again_has_one_effect",
             ),
-            "faults/test_fault_town.py": ("test_everything_around_it_fails",),
+            TOWN: ("test_everything_around_it_fails",),
         },
     ),
     10: (
@@ -119,7 +122,7 @@ ROWS: Mapping[int, tuple[str, Mapping[str, tuple[str, ...]]]] = {
                 "test_redis_comes_and_goes",
                 "test_a_redis_that_was_never_there_stops_nothing",
             ),
-            "faults/test_fault_town.py": ("test_everything_around_it_fails",),
+            TOWN: ("test_everything_around_it_fails",),
         },
     ),
     11: (
@@ -127,7 +130,7 @@ ROWS: Mapping[int, tuple[str, Mapping[str, tuple[str, ...]]]] = {
         {
             "unit/test_redis_limits.py": ("test_a_redis_that_does_not_answer_holds_up_one_request_only",),
             "workflow/test_runner.py": ("test_wake_ups_without_number_run_a_job_once",),
-            "faults/test_fault_town.py": ("test_everything_around_it_fails",),
+            TOWN: ("test_everything_around_it_fails",),
         },
     ),
     12: (
@@ -142,7 +145,7 @@ ROWS: Mapping[int, tuple[str, Mapping[str, tuple[str, ...]]]] = {
                 "test_lost_order_is_found_by_its_receipt",
             ),
             "e2e/test_fault_states.py": ("test_every_fault_hits_in_every_state",),
-            "faults/test_fault_town.py": ("test_everything_around_it_fails",),
+            TOWN: ("test_everything_around_it_fails",),
         },
     ),
     13: (
@@ -150,7 +153,7 @@ ROWS: Mapping[int, tuple[str, Mapping[str, tuple[str, ...]]]] = {
         {
             "workflow/test_payments.py": ("test_silence_is_unclear_until_the_same_request_is_answered",),
             "e2e/test_fault_states.py": ("test_every_fault_hits_in_every_state",),
-            "faults/test_fault_town.py": ("test_everything_around_it_fails",),
+            TOWN: ("test_everything_around_it_fails",),
         },
     ),
     14: (
@@ -160,7 +163,7 @@ ROWS: Mapping[int, tuple[str, Mapping[str, tuple[str, ...]]]] = {
                 "test_stored_error_after_a_charge_is_seen_through",
                 "test_stored_error_without_a_charge_stays_unknown",
             ),
-            "faults/test_fault_town.py": ("test_everything_around_it_fails",),
+            TOWN: ("test_everything_around_it_fails",),
         },
     ),
     15: (
@@ -171,7 +174,7 @@ ROWS: Mapping[int, tuple[str, Mapping[str, tuple[str, ...]]]] = {
                 "test_while_a_probe_is_on_its_way_the_others_go_elsewhere",
             ),
             "unit/test_stripe_calls.py": ("test_rate_limit_is_not_sent",),
-            "faults/test_fault_town.py": ("test_everything_around_it_fails",),
+            TOWN: ("test_everything_around_it_fails",),
         },
     ),
     16: (
@@ -183,7 +186,7 @@ ROWS: Mapping[int, tuple[str, Mapping[str, tuple[str, ...]]]] = {
                 "test_a_fence_without_an_answer_is_asked_for_again_and_then_given_up",
             ),
             "workflow/test_database.py": ("test_an_order_has_one_live_attempt_at_most",),
-            "faults/test_fault_town.py": ("test_everything_around_it_fails",),
+            TOWN: ("test_everything_around_it_fails",),
         },
     ),
     17: (
@@ -205,7 +208,7 @@ ROWS: Mapping[int, tuple[str, Mapping[str, tuple[str, ...]]]] = {
                 "test_webhooks_that_come_before_the_answer_of_the_refund_end_the_same",
             ),
             "workflow/test_processor_events.py": ("test_webhooks_before_between_and_after_the_answer_end_the_same",),
-            "faults/test_fault_town.py": ("test_everything_around_it_fails",),
+            TOWN: ("test_everything_around_it_fails",),
         },
     ),
     19: (
@@ -216,7 +219,7 @@ ROWS: Mapping[int, tuple[str, Mapping[str, tuple[str, ...]]]] = {
                 "test_shuffled_and_three_days_late_they_end_the_same",
                 "test_failed_after_succeeded_stays_succeeded",
             ),
-            "faults/test_fault_town.py": ("test_everything_around_it_fails",),
+            TOWN: ("test_everything_around_it_fails",),
         },
     ),
     20: (
@@ -432,18 +435,22 @@ ROWS: Mapping[int, tuple[str, Mapping[str, tuple[str, ...]]]] = {
                 "test_a_holder_that_froze_and_thawed_finds_its_lease_lost",
                 "test_a_stale_holder_can_neither_renew_nor_give_back",
             ),
-            "faults/test_fault_town.py": ("test_everything_around_it_fails",),
+            TOWN: ("test_everything_around_it_fails",),
         },
     ),
     39: (
-        "limits whose count was lost",
+        "limits and circuits that were lost with Redis",
         {
             "unit/test_redis_limits.py": (
                 "test_redis_comes_and_goes",
                 "test_a_redis_that_does_not_answer_holds_up_one_request_only",
             ),
             "unit/test_rate_limits.py": ("test_no_more_than_a_burst_and_the_rate_ever_goes_through",),
-            "faults/test_fault_town.py": ("test_everything_around_it_fails",),
+            "unit/test_redis_breakers.py": (
+                "test_a_redis_that_was_emptied_is_told_again",
+                "test_calls_are_counted_by_each_for_itself_and_go_on_counting",
+            ),
+            TOWN: ("test_everything_around_it_fails",),
         },
     ),
 }
@@ -452,6 +459,10 @@ ROWS: Mapping[int, tuple[str, Mapping[str, tuple[str, ...]]]] = {
 
 def test_every_row_is_here() -> None:
     assert list(ROWS) == list(range(1, 40))
+
+
+def test_the_rows_of_the_town_are_those_that_it_is_put_through() -> None:
+    assert {row for row, (_, files) in ROWS.items() if TOWN in files} == injections.ROWS | {sales.ROW}
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
 
@@ -34,6 +35,12 @@ PAUSE_S = 0.5
 
 HITS = 8
 """How many requests to a processor a fault hits."""
+
+DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+PATIENT = "SET LOCAL deadlock_timeout = '10s'; SET LOCAL lock_timeout = '3s'"
+"""Who waits for a second looks whether it is in a deadlock, and is the one that is turned away."""
+LOCK_ORDERS = "SELECT FROM orders WHERE id IN (SELECT subject FROM jobs WHERE is_leased) FOR UPDATE"
+LOCK_JOBS = "SELECT FROM jobs WHERE is_leased FOR UPDATE"
 
 SPOILS: tuple[Spoil, ...] = ("drop before", "drop after", "cut")
 
@@ -116,6 +123,24 @@ async def lock_tables(here: City) -> None:
         finally:
             await connection.close()
     here.recoveries.ended("a locked table: lock timeouts, pool exhausted")
+
+
+async def lock_crosswise(here: City) -> None:
+    """Lock jobs, and then orders that others have changed while they wait for the jobs, until one is turned away."""
+    async with here.interrupting():
+        connection = await asyncpg.connect(here.postgres.url)
+        try:
+            before, until = await connection.fetchval(DEADLOCKS), monotonic() + SPOILT_WITHIN_S
+            while (deadlocks := await connection.fetchval(DEADLOCKS) - before) == 0 and monotonic() < until:
+                with suppress(asyncpg.LockNotAvailableError):
+                    async with connection.transaction():
+                        await connection.execute(PATIENT)
+                        await connection.execute(LOCK_JOBS)
+                        await asyncio.sleep(LOOK_EVERY_S)
+                        await connection.execute(LOCK_ORDERS)
+        finally:
+            await connection.close()
+    here.recoveries.ended("deadlocks", deadlocks)
 
 
 async def refuse_database(here: City) -> None:
@@ -308,63 +333,68 @@ def _words(how: Spoil) -> str:
 
 STORED = Fault(kind="status", status=500, stored=True, executes=True, path="/v1/payment_intents")
 
-LEASES: tuple[Injection, ...] = (stop_a_worker, crash_postgres_in_the_sweep)
+Trouble = tuple[frozenset[int], Injection]
+"""An injection, and the rows of `tests/architecture/test_fault_rows.py` that it is there for."""
+
+
+def _of(row: int, *injections: Injection) -> tuple[Trouble, ...]:
+    return tuple((frozenset({row}), inject) for inject in injections)
+
+
+LEASES: tuple[Trouble, ...] = ((frozenset({4, 38}), stop_a_worker), *_of(8, crash_postgres_in_the_sweep))
 """What takes as long as a lease."""
 
-KILLS: tuple[Injection, ...] = (kill_an_api, kill_a_worker, kill_an_api, kill_a_worker)
+KILLS: tuple[Trouble, ...] = (*_of(2, kill_an_api), *_of(1, kill_a_worker)) * 2
 """What takes long to recover from, and comes before what else happens to processes and the database."""
 
-DATABASE: tuple[Injection, ...] = (
-    replace_all,
-    stop_an_api,
-    crash_postgres,
-    lock_tables,
-    refuse_database,
-    freeze_database,
-    slow_database,
-    reset_database,
-    *(spoil_database(how) for how in SPOILS),
+DATABASE: tuple[Trouble, ...] = (
+    *_of(6, replace_all),
+    *_of(38, stop_an_api),
+    *_of(7, crash_postgres),
+    *_of(9, lock_tables, lock_crosswise, refuse_database, freeze_database, slow_database, reset_database),
+    *_of(9, *(spoil_database(how) for how in SPOILS)),
 )
-REDIS: tuple[Injection, ...] = (
-    flush_redis,
-    crash_redis,
-    refuse_redis,
-    slow_redis,
-    freeze_redis,
-    fill_redis,
-    wake_again,
+REDIS: tuple[Trouble, ...] = (
+    *_of(10, flush_redis),
+    (frozenset({10, 39}), crash_redis),
+    *_of(10, refuse_redis, freeze_redis),
+    *_of(11, slow_redis, fill_redis),
+    (frozenset({5, 11}), wake_again),
 )
-PROCESSORS: tuple[Injection, ...] = (
-    spoil_calls("charges and does not answer", Fault(kind="drop_after", path="/v1/")),
-    spoil_calls("answers are cut", Fault(kind="cut_body", path="/v1/")),
-    spoil_calls("loses requests", Fault(kind="drop_before", path="/v1/")),
-    spoil_calls("is slower than Loop waits", Fault(kind="slow", delay_s=CALL_S + 1, path="/v1/")),
-    spoil_calls("charges and keeps a 500 for the key", STORED),
-    *(spoil_processors(how) for how in SPOILS),
-    storm,
-    refuse_processors,
-    freeze_processors,
-    slow_processors,
-    reset_processors,
-    webhooks_again,
-    webhooks_shuffled,
+PROCESSORS: tuple[Trouble, ...] = (
+    *_of(
+        12,
+        spoil_calls("charges and does not answer", Fault(kind="drop_after", path="/v1/")),
+        spoil_calls("answers are cut", Fault(kind="cut_body", path="/v1/")),
+        spoil_calls("is slower than Loop waits", Fault(kind="slow", delay_s=CALL_S + 1, path="/v1/")),
+        *(spoil_processors(how) for how in SPOILS),
+        freeze_processors,
+        reset_processors,
+    ),
+    *_of(13, spoil_calls("loses requests", Fault(kind="drop_before", path="/v1/")), refuse_processors),
+    *_of(14, spoil_calls("charges and keeps a 500 for the key", STORED)),
+    *_of(15, storm),
+    *_of(18, slow_processors),
+    *_of(19, webhooks_again, webhooks_shuffled),
 )
+ROWS: frozenset[int] = frozenset(row for rows, _ in (*LEASES, *KILLS, *DATABASE, *REDIS, *PROCESSORS) for row in rows)
+"""What a round puts a city through, beside what its merchant does."""
 
 
 async def run_all(here: City) -> None:
     """Let every fault happen, in an order that chance has made; different ways fail at the same time."""
-    tracks = [[*LEASES], [*KILLS, *_shuffled(here, DATABASE)], _shuffled(here, REDIS), _shuffled(here, PROCESSORS)]
+    tracks = ([*LEASES], [*KILLS, *_shuffled(here, DATABASE)], _shuffled(here, REDIS), _shuffled(here, PROCESSORS))
     await asyncio.sleep(HEAD_START_S)
     async with asyncio.TaskGroup() as group:
         for track in tracks:
             group.create_task(_in_turn(here, track))
 
 
-def _shuffled(here: City, injections: tuple[Injection, ...]) -> list[Injection]:
-    return here.chance.sample(injections, len(injections))
+def _shuffled(here: City, troubles: tuple[Trouble, ...]) -> list[Trouble]:
+    return here.chance.sample(troubles, len(troubles))
 
 
-async def _in_turn(here: City, injections: list[Injection]) -> None:
-    for inject in injections:
+async def _in_turn(here: City, troubles: list[Trouble]) -> None:
+    for _, inject in troubles:
         await asyncio.sleep(PAUSE_S)
         await inject(here)

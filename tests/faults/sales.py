@@ -9,6 +9,9 @@ from tests.e2e.mischief import Chance, chance_of
 from tests.e2e.shops import Customer, Shop, Story
 from tests.faults.databases import Rows
 
+ROW = 16
+"""Of `tests/architecture/test_fault_rows.py`: what merchants do to themselves when they cannot wait."""
+
 AT_ONCE = 150
 """How many customers are in the shop at once."""
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from time import monotonic
@@ -12,6 +12,7 @@ from time import monotonic
 import pytest
 
 from tests.canaries import aviary
+from tests.conftest import REPORT
 from tests.e2e.audits import Moved, assert_all_done, assert_all_moved, assert_all_was_told, of_stubs
 from tests.e2e.mischief import chance_of
 from tests.faults.cities import City, Use, city
@@ -44,6 +45,9 @@ TOLD_MAX = 3
 
 ALARMS = ("job.dead", "payment.rescued", "http.failed")
 """What stands in no log: a job that was given up, an order that lost its job, an answer of 500."""
+
+REROUTED = "SELECT id FROM payment_attempts WHERE routing_reasons::text LIKE '%circuit is open%'"
+"""Payments that went to another processor, since calls to the first one were not answered."""
 
 MANY_ROUNDS = 8
 """From how many rounds on a process that needs more and more shows."""
@@ -110,11 +114,12 @@ def audit(here: City) -> None:
     aviary.require_none_in_rows(rows_of(here.table.url))
 
 
-def report(here: City, shop: ImpatientShop, uses: list[Use], *, orders: int, took_s: float) -> None:
-    """Print what was done to Loop, and how it took it."""
-    sys.stdout.write(
+def report(here: City, shop: ImpatientShop, uses: list[Use], *, orders: int, took_s: float) -> str:
+    """Return what was done to Loop, and how it took it."""
+    return (
         f"{here.recoveries.text()}\n{orders} orders in {took_s:.0f} s; {shop.impatient} payments tried elsewhere while "
-        f"unclear; memory of a steady api and worker: {uses[0]} -> {uses[-1]}\n"
+        f"unclear, {len(here.rows(REROUTED))} led around an open circuit; "
+        f"memory of a steady api and worker: {uses[0]} -> {uses[-1]}"
     )
 
 
@@ -131,20 +136,26 @@ def assert_no_growth(uses: list[Use]) -> None:
 
 
 @pytest.mark.slow
-async def test_everything_around_it_fails(tmp_path: Path, postgres: MortalPostgres) -> None:
+async def test_everything_around_it_fails(
+    tmp_path: Path, postgres: MortalPostgres, record_property: Callable[[str, object], None]
+) -> None:
     seed = os.environ.get(SEED_VARIABLE) or str(secrets.randbelow(2**32))
     count = int(os.environ.get(ORDERS_VARIABLE) or ORDERS)
     until = monotonic() + 3_600 * float(os.environ.get(HOURS_VARIABLE) or 0)
     sys.stdout.write(f"{SEED_VARIABLE}={seed} {ORDERS_VARIABLE}={count}, logs in {tmp_path}\n")
-    begun, rounds, sold = monotonic(), 0, 0
+    begun, rounds, sold, told = monotonic(), 0, 0, ""
     async with city(tmp_path, postgres, chance_of(seed)) as (here, shop):
         uses = [here.use()]
         while rounds == 0 or monotonic() < until:
             rounds += 1
             sold += await play_round(here, shop, f"{seed}r{rounds}", count)
             uses.append(here.use())
-            report(here, shop, uses, orders=sold, took_s=monotonic() - begun)
+            told = report(here, shop, uses, orders=sold, took_s=monotonic() - begun)
+            sys.stdout.write(f"{told}\n")
             audit(here)
+            assert shop.impatient, told
+            assert here.rows(REROUTED), told
+        record_property(REPORT, f"{SEED_VARIABLE}={seed}\n{told}")
         assert_no_growth(uses)
         for part in (*here.apis, *here.workers):
             assert await part.end() == 0, part.said()[-5_000:]
