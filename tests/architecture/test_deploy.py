@@ -47,7 +47,7 @@ def test_every_setting_named_is_one(path: Path) -> None:
 def test_every_command_named_is_one(path: Path) -> None:
     text = path.read_text("utf-8")
     forms = (
-        r"(?:bin/loop|cmd: loop|loop loop|\"loop|\.pyz) ([a-z][a-z-]+)",  # in units, by Kamal, in containers
+        r"(?:bin/loop|-c 'loop|&& exec loop|loop loop|\"loop|\.pyz) ([a-z][a-z-]+)",  # units, Kamal, containers
         r"\[\"?loop\"?, \"?([a-z][a-z-]+)",  # as a list
         r"`loop ([a-z][a-z-]+)",
     )
@@ -101,7 +101,7 @@ def test_kamal_finds_what_terraform_makes() -> None:
     made = set(re.findall(r"10\.20\.1\.\d+\b", servers))
     used = {
         address
-        for name in ("deploy.yml", "secrets.example")
+        for name in ("deploy.yml", "deploy.staging.yml", "secrets.example")
         for address in re.findall(r"10\.20\.1\.\d+\b", (ROOT / "deploy" / "kamal" / name).read_text("utf-8"))
     }
     assert used
@@ -110,7 +110,8 @@ def test_kamal_finds_what_terraform_makes() -> None:
 
 def test_no_secret_lies_in_the_tree() -> None:
     ignored = (ROOT / ".gitignore").read_text("utf-8").splitlines()
-    assert {"/deploy/compose/secrets*/", "/deploy/kamal/secrets", ".terraform/", "*.tfstate*"} <= set(ignored)
+    kamal = {"/deploy/kamal/secrets", "/deploy/kamal/secrets.*"}
+    assert {"/deploy/compose/secrets*/", *kamal, ".terraform/", "*.tfstate*"} <= set(ignored)
     long_hex = re.compile(r"(?<![0-9a-f@])[0-9a-f]{40,}(?![0-9a-f])")
     assert [path for path in FILES if long_hex.search(path.read_text("utf-8"))] == []
 
