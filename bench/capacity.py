@@ -1,4 +1,4 @@
-"""What one Loop takes besides requests: webhooks in and out, being observed, and a database that has grown."""
+"""What one Loop takes besides requests: webhooks, jobs that other processes begin, being observed, having grown."""
 
 import argparse
 import asyncio
@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import aiohttp
+import asyncpg
 import uvloop
 from rich.console import Console
 from rich.table import Table
@@ -27,7 +29,7 @@ from bench.report import verdict
 from bench.servers import Server
 from bench.sinks import sink
 from loop.processors.sandbox import SIGNATURE_HEADER
-from tests.servers import run_sql, running_postgres, with_database
+from tests.servers import run_sql, running_postgres, running_redis, with_database
 
 ROUNDS, SECONDS = 6, 4.0
 INGEST_PER_S: Final = 500.0
@@ -41,6 +43,14 @@ EVENTS: Final = 2_000
 """How many events wait for each endpoint when the worker begins."""
 LEAST_DELIVERIES_PER_S: Final = 1_000.0
 DELIVERED_WITHIN_S: Final = 240.0
+
+WAKE_UPS: Final = 500
+NOT_COUNTED: Final = 20
+"""The first wake-ups, for which connections are opened and statements prepared."""
+PAUSES_MS: Final = 37
+"""The greatest of the pauses between two, so that they fall everywhere between two looks of the worker's at Redis."""
+BEGUN_WITHIN_S: Final = 10.0
+MOST_WAKE_MS: Final = 50.0
 
 LEAST_OBSERVED: Final = 0.8
 SMALL, LARGE = 10_000, 1_000_000
@@ -102,7 +112,7 @@ async def webhooks_out(place: Place) -> list[Finding]:
     installation = await servers.install(place.url, place.folder, settings=settings)
     async with sink() as shop:
         async with servers.serve(installation, only=["api"]) as api:
-            await _add_endpoints(api, shop.url)
+            await _add_endpoints(api, shop.url, count=ENDPOINTS)
             await load.create_orders(api.url, api.key, count=EVENTS)
         async with servers.serve(installation, only=["worker"]) as worker:
             used_s = worker.cpu_s()
@@ -119,13 +129,58 @@ async def webhooks_out(place: Place) -> list[Finding]:
     ]
 
 
-async def _add_endpoints(api: Server, url: str) -> None:
+async def _add_endpoints(api: Server, url: str, *, count: int) -> None:
     async with aiohttp.ClientSession(headers={"X-API-Key": api.key}) as session:
-        for number in range(ENDPOINTS):
+        for number in range(count):
             body = {"url": f"{url}/{number}", "events": "*"}
             async with session.post(f"{api.url}/api/webhook-endpoints", json=body) as answer:
                 if answer.status != 201:
                     raise servers.ServerError(f"an endpoint was answered {answer.status}: {await answer.text()}")
+
+
+async def woken(place: Place) -> list[Finding]:
+    """Create orders one after another at one process, and see how soon another begins to tell of each."""
+    with running_redis() as redis_url:
+        settings = {"LOOP_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8", "LOOP_REDIS_URL": redis_url}
+        installation = await servers.install(place.url, place.folder, settings=settings)
+        async with (
+            sink() as shop,
+            servers.serve(installation, only=["api"]) as api,
+            servers.serve(installation, only=["worker"]) as worker,
+        ):
+            await _add_endpoints(api, shop.url, count=1)
+            used_s, began = worker.cpu_s(), time.perf_counter()
+            for number in range(1, WAKE_UPS + 1):
+                await load.create_orders(api.url, api.key, count=1)
+                await shop.until(number, within_s=BEGUN_WITHIN_S)
+                await asyncio.sleep(number % (PAUSES_MS + 1) / 1000)
+            busy = (worker.cpu_s() - used_s) / (time.perf_counter() - began)
+    waits_ms = sorted((await _waits_ms(place.url))[NOT_COUNTED:])
+    goals = []
+    for name, part in (("p50", 0.5), ("p99", 0.99)):
+        wait_ms = waits_ms[int(len(waits_ms) * part)]
+        goals.append((name, wait_ms, verdict(f"{name} ≤ {MOST_WAKE_MS:.0f} ms", is_met=wait_ms <= MOST_WAKE_MS)))
+    measured = ", ".join(f"{name} {wait_ms:.1f} ms" for name, wait_ms, _ in goals)
+    return [
+        Finding(
+            f"commit here to start there, {len(waits_ms)} jobs",
+            f"{measured}, {busy:.0%} of a core",
+            "\n".join(goal for *_, goal in goals),
+        )
+    ]
+
+
+async def _waits_ms(url: str) -> list[float]:
+    """Return from before each event's commit until its delivery began, as the rows have it, the oldest first."""
+    connection = await asyncpg.connect(url)
+    try:
+        rows = await connection.fetch(
+            "SELECT extract(epoch FROM a.tried_at - e.created_at) * 1000 FROM delivery_attempts a"
+            " JOIN webhook_events e ON e.id = a.event_id WHERE a.number = 1 ORDER BY e.created_at"
+        )
+    finally:
+        await connection.close()
+    return [float(wait_ms) for (wait_ms,) in rows]
 
 
 async def observed(place: Place) -> list[Finding]:
@@ -217,7 +272,7 @@ def _spread(ratios: Sequence[float]) -> str:
     return f"{median(ratios):.2f} [{min(ratios):.2f}-{max(ratios):.2f}]"
 
 
-MEASURES: Final = {"in": webhooks_in, "out": webhooks_out, "observed": observed, "grown": grown}
+MEASURES: Final = {"in": webhooks_in, "out": webhooks_out, "wake": woken, "observed": observed, "grown": grown}
 
 
 def _arguments() -> argparse.Namespace:

@@ -32,6 +32,7 @@ class Sink:
         if len(self.arrivals) >= count:
             return
         self._wanted = count
+        self._has_wanted.clear()
         async with asyncio.timeout(within_s):
             await self._has_wanted.wait()
 

@@ -13,8 +13,9 @@ _HEAD = """# Commands
 
 `loop --help` and `loop COMMAND --help` say the same. Before any command stand `--config FILE` (the TOML file with the
 settings) and `--data-dir DIR` (where the SQLite file and the secrets are); every [setting](configuration.md) may come
-from the environment instead. `--json` prints JSON for programs, on standard output alone. `loop --install-completion`
-has the shell complete commands and options.
+from the environment instead. `--json` prints JSON for programs, on standard output alone: times as the API has them,
+amounts in minor units beside their currency. `loop --install-completion` has the shell complete commands and options,
+`loop --version` is `loop version`.
 
 ## Exit codes
 
@@ -23,7 +24,8 @@ has the shell complete commands and options.
 | 0 | done |
 | 1 | a comparison or a check found something, or Loop made a mistake (then with a traceback) |
 | 2 | the command was mistyped |
-{codes}| 130 | Ctrl-C |
+{codes}| 10 | a payment failed, or its processor refused a refund (`order pay`, `order refund`) |
+| 130 | Ctrl-C |
 
 Standard error then has one line, `code: message`, with a [stable code](errors.md).
 """

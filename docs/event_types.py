@@ -59,7 +59,7 @@ TYPES: Final[Mapping[EventType, tuple[str, str, Mapping[str, object]]]] = {
     EventType.DISPUTE_OPENED: ("The customer's bank asks about a payment, or takes it back.", "captured", _DISPUTE),
     EventType.DISPUTE_WON: ("The merchant keeps the money.", "captured", {**_DISPUTE, "disputeStatus": "won"}),
     EventType.DISPUTE_LOST: ("The customer keeps the money.", "captured", {**_DISPUTE, "disputeStatus": "lost"}),
-    EventType.CHECKOUT_COMPLETED: ("A checkout session's order is paid.", "captured", _PAGE),
+    EventType.CHECKOUT_COMPLETED: ("A checkout session's order is paid, or its money held.", "captured", _PAGE),
     EventType.CHECKOUT_EXPIRED: ("A checkout session's time is up, or it was closed.", "pending", _PAGE),
     EventType.ENDPOINT_DISABLED: ("An endpoint failed for too long.", "", {**_ENDPOINT, "reason": "gone"}),
     EventType.ENDPOINT_TESTED: ("Sent on request, to one endpoint only.", "", _ENDPOINT),

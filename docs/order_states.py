@@ -31,7 +31,9 @@ its order `processing`: then the next processor has its turn.
 
 ATTEMPTS = """\
 While an attempt is {live}, its order can have no other one.
-Knowledge only grows: an outcome that claims less than is known already changes nothing.
+Knowledge only grows: an outcome that claims less than is known already changes nothing. Only between its customer and
+the bank a payment goes to and fro (`requires_action`, `pending`): there the latest answer counts, and of two that came
+at once neither, but the next one.
 """
 
 DISPUTES = """\

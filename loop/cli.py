@@ -11,7 +11,7 @@ from loop.cli_api_keys import key_app
 from loop.cli_audit import audit_app
 from loop.cli_backup import backup, restore
 from loop.cli_checkout import checkout_app
-from loop.cli_console import LOOK_AFTER, SELL, SET_UP, TELL, Panels, flags, load_settings
+from loop.cli_console import LOOK_AFTER, SELL, SET_UP, TELL, AsJson, Panels, flags, load_settings, print_done
 from loop.cli_doctor import doctor
 from loop.cli_events import event_app
 from loop.cli_export import export_app
@@ -95,20 +95,38 @@ def main() -> None:
         sys.exit(130)
 
 
+def _installed_version() -> str:
+    from importlib.metadata import version as installed_version
+
+    return installed_version("loop")
+
+
+def _tell_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(_installed_version())
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     config: Annotated[Path | None, typer.Option(help="The TOML file with the settings.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the SQLite file and the secrets are.")] = None,
+    *,
+    is_asked_version: Annotated[  # noqa: ARG001 - its callback answers
+        bool, typer.Option("--version", help="Print the version.", callback=_tell_version, is_eager=True)
+    ] = False,
 ) -> None:
     flags.update(config=config, data_dir=data_dir)
 
 
 @app.command(rich_help_panel=SET_UP)
-def version() -> None:
-    """Print the version."""
-    from importlib.metadata import version as installed_version
+def version(*, as_json: AsJson = False) -> None:
+    """Print the version.
 
-    typer.echo(installed_version("loop"))
+    Example: loop version --json
+    """
+    told = _installed_version()
+    print_done({"version": told}, told, as_json=as_json)
 
 
 @app.command(rich_help_panel=SET_UP)
@@ -142,7 +160,7 @@ def serve(
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        async with running(settings, roles=roles) as serving:
+        async with running(settings, roles=roles, stopping=stop) as serving:
             _say_where(settings, serving.url, roles)
             await _say_first(serving.context, roles)
             spare_collector()
@@ -152,35 +170,41 @@ def serve(
 
 
 def _say_where(settings: "Settings", url: str, roles: Collection[Role]) -> None:
-    where = settings.sqlite_path or settings.database_url.rpartition("@")[2]
+    where = settings.sqlite_path or settings.shown("database_url")
     typer.echo(f"Loop serves {url}", err=True)
     typer.echo(f"  runs       {', '.join(sorted(roles))}", err=True)
     typer.echo(f"  database   {where}", err=True)
     if settings.is_sqlite:
         typer.echo(f"  data       {settings.data_dir} (secrets.toml there is worth a backup)", err=True)
-    typer.echo("  next       loop merchant create --name 'My shop' --email me@example.com", err=True)
 
 
 async def _say_first(context: "Context", roles: Collection[Role]) -> None:
-    """Say how the first merchant is made in a browser: a link that makes it, which only a terminal is told."""
+    """Say how the first merchant is made, or in a browser: a link that makes it, which only a terminal is told."""
     from loop.server.dashboard.pages.welcome import link_of
+    from loop.storage import merchants
 
+    async with context.database.reading() as reader:
+        if await merchants.list_all(reader, 1):
+            return
+    typer.echo("  next       loop merchant create --name 'My shop' --email me@example.com", err=True)
     if Role.DASHBOARD in roles and sys.stderr.isatty() and (link := await link_of(context)):
         typer.echo(f"  or open    {link}", err=True)
 
 
 @app.command(rich_help_panel=LOOK_AFTER)
-def health() -> None:
+def health(*, as_json: AsJson = False) -> None:
     """Ask the `loop serve` that has these settings, on this machine, whether it can serve; ends with 8 if not.
 
     It asks GET /health/ready, once: what a container's or a supervisor's health check needs.
+
+    Example: loop health
     """
     import ssl
     from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
     from loop.domain.errors import unavailable
 
-    settings = load_settings()
+    settings = load_settings(makes=False)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - asks, does not listen
     if settings.tls_cert:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -198,7 +222,7 @@ def health() -> None:
         connection.close()
     if status != 200:
         raise unavailable("not_ready", f"{host}:{settings.port} answers {status}; see its log.")
-    typer.echo("ready")
+    print_done({"ready": True, "host": host, "port": settings.port}, "ready", as_json=as_json)
 
 
 @app.command(rich_help_panel=SET_UP)
@@ -208,11 +232,13 @@ def demo(
     *,
     database_url: Annotated[str | None, typer.Option(help="An empty PostgreSQL database to run on.")] = None,
     redis_url: Annotated[str | None, typer.Option(help="A Redis, which goes with it.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Watch orders go through: charged by a stand-in Stripe, told to a shop, the two ledgers compared.
 
     Loop runs in one process on a SQLite file, which is removed in the end. With --database-url and --redis-url it is
-    three processes, one for each part, on a database that must hold no merchant yet; its orders stay there.
+    three processes, one for each part, on a database that must hold no merchant yet; its orders stay there. With --json
+    the story is on standard error, and how it ended on standard output.
 
     Example: loop demo --keep
     """
@@ -221,4 +247,4 @@ def demo(
     if (database_url is None) is not (redis_url is None):
         raise invalid("validation_failed", "Give both --database-url and --redis-url, or none of them.")
     shared = None if database_url is None or redis_url is None else Shared(database_url, redis_url)
-    raise typer.Exit(run_demo(keep=keep, port=port, shared=shared))
+    raise typer.Exit(run_demo(keep=keep, port=port, shared=shared, as_json=as_json))

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loop.cli_console import AsJson, MerchantArgument, find_merchant, print_done, print_rows, run_work
-from loop.domain.errors import invalid
+from loop.cli_console import AsJson, MerchantArgument, as_sent, find_merchant, print_done, print_rows, run_work
 from loop.domain.scopes import ALL
 
 if TYPE_CHECKING:
@@ -20,7 +19,8 @@ def create_key(
     merchant: MerchantArgument,
     *,
     name: Annotated[str, typer.Option(help="What the key is for.")],
-    mode: Annotated[str, typer.Option(help="test or live.")] = "test",
+    live: Annotated[bool, typer.Option("--live/--test", help="Whether it moves real money.")] = False,
+    mode: Annotated[str | None, typer.Option(hidden=True)] = None,  # its former way to say it
     scope: Annotated[
         list[str] | None, typer.Option(help="What it may do, such as orders:read; all if left out.")
     ] = None,
@@ -28,16 +28,17 @@ def create_key(
 ) -> None:
     """Make an API key and show it this once.
 
-    Example: loop api-key create me@example.com --name shop --mode live --scope orders:read --scope orders:write
+    Example: loop api-key create me@example.com --name shop --live --scope orders:read --scope orders:write
     """
+    from loop.server.api.api_keys import NewKey
     from loop.workflows import merchants
 
-    if mode not in {"test", "live"}:
-        raise invalid("invalid_mode", "The mode is test or live.")
+    wanted = {"name": name, "mode": mode or ("live" if live else "test"), "scopes": scope or [ALL]}
+    sent = as_sent(NewKey, wanted, options={"scopes": "--scope"})
 
     async def work(context: "Context") -> tuple[Any, str]:
         owner = await find_merchant(context, merchant)
-        new = merchants.NewApiKey(name, mode="live" if mode == "live" else "test", scopes=tuple(scope or (ALL,)))
+        new = merchants.NewApiKey(sent.name, mode=sent.mode, scopes=tuple(sent.scopes))
         return await merchants.create_api_key(context, owner.id, new)
 
     key, secret = run_work(work)
@@ -55,14 +56,14 @@ def list_keys(merchant: MerchantArgument, *, as_json: AsJson = False) -> None:
     async def work(context: "Context") -> list[Any]:
         return await merchants.list_api_keys(context, (await find_merchant(context, merchant)).id)
 
-    rows = [(k.id, k.name, k.prefix, k.mode, ", ".join(k.scopes), k.last_used_at, k.expires_at) for k in run_work(work)]
+    rows = [(k.id, k.name, k.prefix, k.mode, list(k.scopes), k.last_used_at, k.expires_at) for k in run_work(work)]
     print_rows(("id", "name", "prefix", "mode", "scopes", "lastUsedAt", "expiresAt"), rows, as_json=as_json)
 
 
 @key_app.command("rotate")
 def rotate_key(
     merchant: MerchantArgument,
-    key_id: Annotated[str, typer.Argument(help="The key's id, from the list.")],
+    key_id: Annotated[str, typer.Argument(help="The key's id, from the list.", metavar="KEY_ID")],
     *,
     overlap_hours: Annotated[int, typer.Option(min=0, max=168, help="How long the old one stays good.")] = 24,
     as_json: AsJson = False,
@@ -87,7 +88,7 @@ def rotate_key(
 @key_app.command("revoke")
 def revoke_key(
     merchant: MerchantArgument,
-    key_id: Annotated[str, typer.Argument(help="The key's id, from the list.")],
+    key_id: Annotated[str, typer.Argument(help="The key's id, from the list.", metavar="KEY_ID")],
     *,
     as_json: AsJson = False,
 ) -> None:

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loop.cli_console import AsJson, Limit, find_merchant, print_rows, run_work
+from loop.cli_console import AsJson, Limit, find_merchant, print_rows, progress, run_work
+from loop.domain.errors import not_found
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,10 +23,13 @@ OfMerchant = Annotated[str | None, typer.Option("--merchant", help="Only what co
 def list_entries(
     *,
     merchant: OfMerchant = None,
+    after: Annotated[str | None, typer.Option(help="The last id of the page before.")] = None,
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
     """List entries of the audit log, newest first.
+
+    The next page begins after the last id: give it as --after.
 
     Example: loop audit list --merchant me@example.com
     """
@@ -34,12 +38,16 @@ def list_entries(
     async def work(context: "Context") -> "Sequence[AuditEntry]":
         owner = None if merchant is None else await find_merchant(context, merchant)
         async with context.database.reading() as reader:
+            last = None if after is None else await audit.get(reader, after)
+            if after is not None and (last is None or (owner is not None and last.merchant_id != owner.id)):
+                raise not_found("entry to begin after")
             if owner is None:
-                return await audit.newest_of_all(reader, limit)
-            return await audit.newest(reader, owner.id, before_seq=None, limit=limit)
+                return await audit.newest_of_all(reader, limit, before_id=after)
+            return await audit.newest(reader, owner.id, before_seq=None if last is None else last.seq, limit=limit)
 
     rows = [
         (
+            entry.id,
             entry.created_at,
             entry.merchant_id,
             entry.seq,
@@ -51,7 +59,7 @@ def list_entries(
         )
         for entry in run_work(work)
     ]
-    columns = ("createdAt", "merchantId", "seq", "action", "subject", "actor", "address", "details")
+    columns = ("id", "createdAt", "merchantId", "seq", "action", "subject", "actor", "address", "details")
     print_rows(columns, rows, as_json=as_json)
 
 
@@ -69,7 +77,8 @@ def verify(*, merchant: OfMerchant = None, as_json: AsJson = False) -> None:
         owner = None if merchant is None else await find_merchant(context, merchant)
         return await audit.verify(context, None if owner is None else owner.id)
 
-    reports = run_work(work)
+    with progress("verifying"):
+        reports = run_work(work)
     rows = [(each.chain, each.entries, each.hash, each.fault or "whole", each.broken_id) for each in reports]
     print_rows(("chain", "entries", "lastHash", "state", "brokenId"), rows, as_json=as_json)
     broken = [each for each in reports if each.fault]

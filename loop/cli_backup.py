@@ -1,5 +1,6 @@
 """The commands about backups: the whole database into one file, and from it into a new home."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +30,7 @@ def backup(file: FileArgument, *, as_json: AsJson = False) -> None:
     from loop.storage import backups
     from loop.storage.migrate import schema_state
 
-    settings = load_settings()
+    settings = load_settings(makes=False)
     state = asyncio.run(schema_state(settings.database_url))
     if state.current is None:
         raise configuration("nothing_to_back_up", "There is no database yet: run `loop serve` or `loop migrate` first.")
@@ -56,7 +57,8 @@ def restore(
     """Make a backup the database, once its checksum proves it whole; Loop must not be running.
 
     Bring the encryption keys first: secrets.toml of that time into the data directory, or the settings as they were.
-    A SQLite file that is replaced is put aside. With PostgreSQL it needs pg_restore.
+    Without them it ends with 9 once it is done. A SQLite file that is replaced is put aside. With PostgreSQL it needs
+    pg_restore.
 
     Example: loop --data-dir /srv/new restore /backups/loop-2026-03-01.backup
     """
@@ -71,25 +73,30 @@ def restore(
         message = f"{file} is of {manifest.kind}, and database_url names another kind: change one of them."
         raise configuration("backup_mismatch", message)
     with only_process(settings):
-        aside = _to_sqlite(settings, file, replace=replace)
-        if aside is None and not settings.is_sqlite:
+        aside = None
+        if settings.sqlite_path is None:
             _to_postgres(settings, file, replace=replace)
+        else:
+            aside = _to_sqlite(settings.sqlite_path, file, replace=replace)
 
     async def look() -> str | None:
         async with opened(settings, may_lack_keys=True) as context:
             return await _missing_keys(context)
 
     missing = asyncio.run(look())
+    made_at = datetime.fromisoformat(manifest.created_at)
     print_record(
-        {"restored": file.absolute(), "createdAt": manifest.created_at, "putAside": aside, "missingKeys": missing},
-        as_json=as_json,
+        {"restored": file.absolute(), "createdAt": made_at, "putAside": aside, "missingKeys": missing}, as_json=as_json
     )
     if missing is not None:
-        where = where_keys_are(settings)
-        typer.echo(f"Secrets in it are under keys that are not loaded ({missing}): put them back ({where}).", err=True)
+        raise configuration(
+            "encryption_key_needed",
+            f"The backup is in place, but secrets in it are under keys that are not loaded ({missing}), and `loop "
+            f"serve` refuses to start without them: put them back ({where_keys_are(settings)}).",
+        )
 
 
-def _to_sqlite(settings: "Settings", file: Path, *, replace: bool) -> Path | None:
+def _to_sqlite(path: Path, file: Path, *, replace: bool) -> Path | None:
     """Put the backup in the place of a SQLite file; return where one that was there is now."""
     import asyncio
     import tempfile
@@ -98,14 +105,11 @@ def _to_sqlite(settings: "Settings", file: Path, *, replace: bool) -> Path | Non
     from loop.storage import backups
     from loop.storage.migrate import migrate
 
-    path = settings.sqlite_path
-    if path is None:
-        return None
     if not replace and backups.is_in_use(path):
         raise _in_use(str(path))
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".loop-restore-") as room:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".loop-restore-") as room, progress("restoring") as told:
         draft = Path(room) / "restored.db"
-        backups.unpack(file, draft)
+        backups.unpack(file, draft, told=told)
         asyncio.run(migrate(f"sqlite:///{draft}"))  # or a newer Loop made it, and nothing has happened yet
         aside = path.with_name(f"{path.name}.{system_now():%Y%m%dT%H%M%S}") if path.exists() else None
         backups.put_in_place(draft, path, aside=aside or path)
@@ -126,9 +130,10 @@ def _to_postgres(settings: "Settings", file: Path, *, replace: bool) -> None:
         raise configuration(
             "already_running", f"{others} others are connected to the database: stop every Loop, and run this again."
         )
-    with tempfile.TemporaryDirectory(prefix="loop-restore-") as room:
+    with tempfile.TemporaryDirectory(prefix="loop-restore-") as room, progress("restoring") as told:
         dump = Path(room) / "dump"
-        backups.unpack(file, dump)
+        backups.unpack(file, dump, told=told)
+        told(0, None)  # how far pg_restore is nobody knows
         backups.load_postgres(settings.database_url, dump)
     asyncio.run(migrate(settings.database_url))
 

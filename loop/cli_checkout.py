@@ -1,15 +1,14 @@
 """The commands about checkout: links that customers pay by, as an address and as a code for their phone's camera."""
 
-import json
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loop.cli_console import AsJson, MerchantArgument, find_merchant, run_work
+from loop.cli_console import AsJson, MerchantArgument, as_sent, find_merchant, print_json, run_work
 from loop.domain.errors import invalid
-from loop.domain.money import MAX_AMOUNT_MINOR, Money, require_currency
+from loop.domain.money import MAX_AMOUNT_MINOR, Money
 
 if TYPE_CHECKING:
     from loop.storage.checkout import CheckoutSession
@@ -50,31 +49,40 @@ class Link:
             raise invalid("validation_failed", "Give either --amount (with --currency) or --order.")
         session = run_work(self._create)
         if self.as_json:
-            typer.echo(json.dumps({"id": session.id, "url": session.url, "orderId": session.order_id}))
+            print_json({"id": session.id, "url": session.url, "orderId": session.order_id})
             return
         typer.echo(session.url)
         if self.qr:
             _print_code(session.url)
 
     async def _create(self, context: "Context") -> "CheckoutSession":
-        from loop.server.request import require_web_url
+        from loop.server.api.checkout import CreateSession
         from loop.workflows import checkout
 
-        for name, url in (("--success-url", self.success_url), ("--cancel-url", self.cancel_url)):
-            try:
-                require_web_url(url or context.settings.checkout_base_url)
-            except ValueError as error:
-                raise invalid("validation_failed", f"{name} {error}.") from error
-        line = {"name": self.purpose, "amount": self.amount, "quantity": 1}
+        lines = [{"name": self.purpose, "amount": self.amount}] if self.purpose is not None and self.amount else []
+        fields = {
+            "successUrl": self.success_url or context.settings.checkout_base_url,
+            "cancelUrl": self.cancel_url,
+            "amount": self.amount,
+            "currency": None if self.amount is None else self.currency,
+            "orderId": self.order,
+            "customerEmail": self.email,
+            "lineItems": lines,
+        }
+        options = {"successUrl": "--success-url", "cancelUrl": "--cancel-url", "orderId": "--order"}
+        options |= {"customerEmail": "--email", "lineItems.0.name": "--for"}
+        sent = as_sent(CreateSession, fields, options=options)
         owner = await find_merchant(context, self.merchant)
         new = checkout.NewSession(
             success_url=self.success_url,
-            cancel_url=self.cancel_url,
+            cancel_url=sent.cancel_url,
             expires_in=timedelta(hours=self.hours),
-            amount=None if self.amount is None else Money(self.amount, require_currency(self.currency)),
-            order_id=self.order,
-            customer_email=self.email,
-            line_items=[] if self.purpose is None or self.amount is None else [line],
+            amount=None if sent.amount is None or sent.currency is None else Money(sent.amount, sent.currency),
+            order_id=sent.order_id,
+            customer_email=sent.customer_email,
+            line_items=[
+                {"name": each.name, "amount": each.amount, "quantity": each.quantity} for each in sent.line_items
+            ],
         )
         return await checkout.create_session(replace(context, is_test=not self.live), owner.id, new)
 

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
-from loop.domain.errors import not_found
+from loop.domain.errors import LoopError, not_found
 
 if TYPE_CHECKING:
+    import pydantic
+
     from loop.config import Settings
     from loop.domain.audit import Actor
     from loop.domain.orders import Order
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from loop.workflows.context import Context
 
 T = TypeVar("T")
+M = TypeVar("M", bound="pydantic.BaseModel")
+_NOTHING: Mapping[str, str] = {}
 
 PIPE_WIDTH = 240
 """Columns of a table that is not printed on a terminal."""
@@ -60,26 +64,39 @@ class Panels(TyperGroup):
                 formatter.write_dl(rows)
 
 
-def load_settings(**more: object) -> "Settings":
-    """Return the settings, these flags among them; None counts as not given."""
+def load_settings(*, makes: bool = True, **more: object) -> "Settings":
+    """Return the settings, these flags among them; None counts as not given. A command that only looks makes nothing.
+
+    What is made is a data directory and the secrets in it.
+    """
     from loop.config import load
 
-    return load({name: value for name, value in {**flags, **more}.items() if value is not None})
+    return load({name: value for name, value in {**flags, **more}.items() if value is not None}, makes=makes)
 
 
-def run_work(work: Callable[["Context"], Awaitable[T]], *, is_rotating: bool = False, may_lack_keys: bool = False) -> T:
-    """Open the database, do one piece of work as the operator, and end; of the keys see `runtime.opened`."""
+def run_work(
+    work: Callable[["Context"], Awaitable[T]],
+    *,
+    is_rotating: bool = False,
+    may_lack_keys: bool = False,
+    log_level: str = "warning",
+) -> T:
+    """Open the database, do one piece of work as the operator, and end; of the keys see `runtime.opened`.
+
+    What it logs, the events and jobs that it makes and its entries in the audit log have one correlation id.
+    """
     import asyncio
 
     from loop.runtime import opened
-    from loop.telemetry import configure
+    from loop.telemetry import bind, configure
 
     settings = load_settings()
-    configure(level="warning", log_format=settings.log_format)
+    configure(level=log_level, log_format=settings.log_format)
 
     async def do() -> T:
         async with opened(settings, is_rotating=is_rotating, may_lack_keys=may_lack_keys) as context:
-            return await work(replace(context, actor=_operator()))
+            with bind(correlation_id=context.random_bytes(12).hex()):
+                return await work(replace(context, actor=_operator()))
 
     return asyncio.run(do())
 
@@ -98,10 +115,38 @@ def _operator() -> "Actor":
     return Actor(ActorKind.OPERATOR, name)
 
 
+def print_json(value: object) -> None:
+    """Print JSON in one line, times as the API writes them."""
+    typer.echo(json.dumps(value, default=_in_json, ensure_ascii=False))
+
+
+def _in_json(value: object) -> str:
+    from loop.domain.events import timestamp
+
+    return timestamp(value) if isinstance(value, datetime) else str(value)
+
+
+def as_sent(model: type[M], fields: Mapping[str, object], *, options: Mapping[str, str] = _NOTHING) -> M:
+    """Return what the API would make of these fields, which it judges alike; None counts as not sent.
+
+    A field that it refuses is called by its option: that in `options`, or else the one of the same name.
+    """
+    from loop.server.request import parse, parse_json, validation_failed
+
+    sent = {name: value for name, value in fields.items() if value is not None}
+    try:
+        return parse(model, parse_json(json.dumps(sent).encode()))
+    except LoopError as error:
+        if not error.details:
+            raise
+        named = ((options.get(field, f"--{field}"), problem) for field, problem in error.details)
+        raise validation_failed(*named) from error
+
+
 def print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]], *, as_json: bool) -> None:
     """Print a table, or the rows as a JSON list of objects named by the columns."""
     if as_json:
-        typer.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str, ensure_ascii=False))
+        print_json([dict(zip(columns, row, strict=True)) for row in rows])
         return
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -120,7 +165,7 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]], *, as_j
 def print_record(record: Mapping[str, object], *, as_json: bool) -> None:
     """Print one thing, a line for each of its fields, or as a JSON object."""
     if as_json:
-        typer.echo(json.dumps(dict(record), default=str, ensure_ascii=False))
+        print_json(dict(record))
         return
     width = max(map(len, record)) + 2
     for name, value in record.items():
@@ -129,7 +174,10 @@ def print_record(record: Mapping[str, object], *, as_json: bool) -> None:
 
 def print_done(record: Mapping[str, object], words: str, *, as_json: bool) -> None:
     """Say in words what was done, or as a JSON object."""
-    typer.echo(json.dumps(dict(record), default=str, ensure_ascii=False) if as_json else words)
+    if as_json:
+        print_json(dict(record))
+    else:
+        typer.echo(words)
 
 
 @contextmanager

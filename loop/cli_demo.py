@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from loop.cli_console import print_json
 from loop.config import Settings, load
 from loop.domain.errors import LoopError, configuration, unavailable
 from loop.domain.money import Money
@@ -69,20 +70,25 @@ class Shared:
     redis_url: str = field(repr=False)
 
 
-def run_demo(*, keep: bool, port: int | None, shared: Shared | None = None) -> int:
+def run_demo(*, keep: bool, port: int | None, shared: Shared | None = None, as_json: bool = False) -> int:
     """Tell the story; return 0 only if every order went as it must and all books agree.
 
     With `keep` everything is left serving afterwards, until Ctrl-C. `port` is Loop's, None takes a free one. Loop runs
-    in this process on a SQLite file of its own, or with `shared` in a process for each of its roles.
+    in this process on a SQLite file of its own, or with `shared` in a process for each of its roles. As JSON the story
+    goes to standard error, and its end to standard output.
     Raises LoopError where Loop cannot start, `database_in_use` where it must not.
     """
-    console = _console()
+    console = _console(as_json=as_json)
     directory = Path(tempfile.mkdtemp(prefix="loop-demo-"))
     is_worth_reading = True
     try:
         configure(level="info", log_format="json", log_file=directory / "loop.log")
-        code = asyncio.run(_tell(console, staged(directory, port, shared=shared), keep=keep, shared=shared))
+        staging = staged(directory, port, shared=shared)
+        code = asyncio.run(_tell(console, staging, keep=keep, shared=shared, as_json=as_json))
         is_worth_reading = code != 0
+    except (BrokenPipeError, SystemExit):  # whoever read this has seen enough: Rich ends the program then
+        is_worth_reading = False
+        raise
     except (KeyboardInterrupt, asyncio.CancelledError):
         is_worth_reading = False
         console.print("Stopped.")
@@ -101,13 +107,20 @@ def run_demo(*, keep: bool, port: int | None, shared: Shared | None = None) -> i
     return code
 
 
-def _console() -> Console:
-    terminal = Console(highlight=False, markup=False)
-    return terminal if terminal.is_terminal else Console(highlight=False, markup=False, width=PLAIN_WIDTH)
+def _console(*, as_json: bool) -> Console:
+    terminal = Console(highlight=False, markup=False, stderr=as_json)
+    return (
+        terminal if terminal.is_terminal else Console(highlight=False, markup=False, stderr=as_json, width=PLAIN_WIDTH)
+    )
 
 
 async def _tell(
-    console: Console, staging: AbstractAsyncContextManager[Stage], *, keep: bool, shared: Shared | None
+    console: Console,
+    staging: AbstractAsyncContextManager[Stage],
+    *,
+    keep: bool,
+    shared: Shared | None,
+    as_json: bool,
 ) -> int:
     this = asyncio.current_task()
     if this is not None:
@@ -131,6 +144,8 @@ async def _tell(
         else:
             took_s = time.perf_counter() - started
             console.print(f"All books agree: {len(tales)} orders in {took_s:.1f} s.", style="bold green")
+        if as_json:
+            print_json({"agrees": not books.problems, "orders": len(tales), "problems": list(books.problems)})
         if keep:
             stop = _told_to_stop()
             _show_what_to_try(console, stage, is_on_file=shared is None)

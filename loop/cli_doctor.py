@@ -1,5 +1,7 @@
 """The command that looks for what is wrong with an installation, a line for each finding and what to do about it."""
 
+import os
+import stat
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,6 +30,8 @@ FREE_LOW, FREE_LEAST = 2 * 2**30, 200 * 2**20
 """Bytes of free disk space below which there is a warning, and below which it is no state to run in."""
 MERCHANTS_MAX = 100
 """Merchants whose accounts are tried."""
+MOUNTED_SECRETS = Path("/run/secrets")
+"""Where Docker mounts files with secrets, with modes of its own."""
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "fuse.glusterfs", "lustre", "afs", "beegfs"}
 )
@@ -66,7 +70,7 @@ def doctor(*, as_json: AsJson = False) -> None:
 
     configure(level="error")
     try:
-        settings = load_settings()
+        settings = load_settings(makes=False)
     except LoopError as error:
         found = [
             Finding("settings", Verdict.BROKEN, f"{error.code}: {error.message}", "Mend that, and run this again.")
@@ -99,15 +103,46 @@ def _files(settings: "Settings") -> Iterator[Finding]:
     generated, config = settings.data_dir / SECRETS_FILE, settings.config
     holders = [path for path in (generated, config) if path is not None and str(path) in sources]
     for path in holders:
-        if path.stat().st_mode & 0o077:
-            yield Finding("secrets", Verdict.BROKEN, f"Other users may open {path}.", f"chmod 600 {path}")
-        else:
-            yield Finding("secrets", Verdict.OK, f"{path} is its owner's alone")
+        yield _who_reads(path)
     if not holders:
-        yield Finding("secrets", Verdict.OK, "configured from outside")
-    if settings.is_sqlite and settings.data_dir.stat().st_mode & 0o077:
+        is_made = generated.exists() or not any(each.startswith(str(generated)) for each in sources)
+        words = "configured from outside" if is_made else f"there are none yet; `loop serve` makes {generated}"
+        yield Finding("secrets", Verdict.OK, words)
+    if settings.is_sqlite and settings.data_dir.is_dir() and settings.data_dir.stat().st_mode & 0o077:
         message = f"Other users may look into {settings.data_dir}, where payments are kept."
         yield Finding("secrets", Verdict.WARNING, message, f"chmod 700 {settings.data_dir}")
+
+
+def _who_reads(path: Path) -> Finding:
+    """Say who besides Loop may open a file with secrets."""
+    status = path.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    if path.is_relative_to(MOUNTED_SECRETS) and not os.access(path, os.W_OK):
+        return Finding("secrets", Verdict.OK, f"{path} is mounted for this container")
+    if mode & 0o007:
+        return Finding("secrets", Verdict.BROKEN, f"Every user may open {path} (mode {mode:o}).", f"chmod o= {path}")
+    group = _group(status.st_gid)
+    if mode & 0o030:
+        return Finding(
+            "secrets", Verdict.BROKEN, f"Group {group} may write to {path} (mode {mode:o}).", f"chmod g-wx {path}"
+        )
+    if not mode & 0o040:
+        return Finding("secrets", Verdict.OK, f"{path} is its owner's alone")
+    if status.st_uid != os.geteuid() and status.st_gid in {os.getegid(), *os.getgroups()}:
+        return Finding("secrets", Verdict.OK, f"{path} is for its owner and group {group}, by which Loop reads it")
+    if status.st_uid == os.geteuid() == 0 and status.st_gid:
+        message = f"Group {group} may read {path}, which is right if Loop runs in it, and nobody else does."
+        return Finding("secrets", Verdict.WARNING, message, "Run this as the user that Loop runs as.")
+    return Finding("secrets", Verdict.BROKEN, f"Group {group} may read {path} (mode {mode:o}).", f"chmod g= {path}")
+
+
+def _group(group_id: int) -> str:
+    import grp
+
+    try:
+        return grp.getgrgid(group_id).gr_name
+    except KeyError:
+        return str(group_id)
 
 
 def _disk(settings: "Settings") -> Iterator[Finding]:
@@ -116,12 +151,17 @@ def _disk(settings: "Settings") -> Iterator[Finding]:
     path = settings.sqlite_path
     if path is None:
         return
-    kind = file_system_of(path.parent, Path("/proc/self/mounts"))
+    folder = next(each for each in path.parents if each.is_dir())  # the data directory may not be there yet
+    for each in (folder, path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
+        if each.exists() and not os.access(each, os.R_OK | os.W_OK):
+            fix = "Run this as the user that Loop runs as; if it is that one, make it the owner: chown"
+            yield Finding("disk", Verdict.BROKEN, f"This user may not write to {each}.", fix)
+    kind = file_system_of(folder, Path("/proc/self/mounts"))
     if kind in NETWORK_FILE_SYSTEMS:
         message = f"{path} is on a network file system ({kind}), where SQLite's locks do not hold."
         yield Finding("disk", Verdict.BROKEN, message, "Move the data directory to a local disk, or use PostgreSQL.")
-    free = shutil.disk_usage(path.parent).free
-    words = f"{free / 2**30:.1f} GiB free at {path.parent}"
+    free = shutil.disk_usage(folder).free
+    words = f"{free / 2**30:.1f} GiB free at {folder}"
     if free < FREE_LOW:
         verdict = Verdict.BROKEN if free < FREE_LEAST else Verdict.WARNING
         yield Finding("disk", verdict, words, "Make room: without it nothing can be written.")
@@ -152,7 +192,8 @@ async def _asking(settings: "Settings") -> AsyncIterator[Finding]:
     try:
         state = await schema_state(settings.database_url)
     except LoopError as error:
-        yield Finding("database", Verdict.BROKEN, error.message, "Start the database, or mend database_url.")
+        fix = None if settings.is_sqlite else "Start the database, or mend database_url."  # a file's error says it
+        yield Finding("database", Verdict.BROKEN, error.message, fix)
         state = None
     if state is not None and state.is_fit:
         newer = "" if state.is_current else ", of a newer version; this one may run on it"
@@ -247,7 +288,9 @@ async def _redis(settings: "Settings", url: str) -> Finding:
     async with opened(url, rates_of(settings)) as limiter:
         if await limiter.redis_answers():
             return Finding("redis", Verdict.OK, "answers")
-    return Finding("redis", Verdict.BROKEN, "Redis does not answer.", "Start it, or mend redis_url.")
+    return Finding(
+        "redis", Verdict.BROKEN, "Redis does not answer, or takes no writes.", "Start it, or mend redis_url."
+    )
 
 
 async def _accounts(context: "Context") -> "list[ProcessorConfig]":

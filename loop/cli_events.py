@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loop.cli_console import AsJson, Limit, MerchantArgument, find_merchant, print_record, print_rows, run_work
+from loop.cli_console import (
+    AsJson,
+    Limit,
+    MerchantArgument,
+    find_merchant,
+    print_json,
+    print_record,
+    print_rows,
+    run_work,
+)
 from loop.domain.errors import not_found
 
 if TYPE_CHECKING:
@@ -37,6 +46,8 @@ def list_events(
         owner = await find_merchant(context, merchant)
         is_test = None if live is None else not live
         async with context.database.reading() as reader:
+            if after is not None and await webhooks.event(reader, owner.id, after) is None:
+                raise not_found("event to begin after")
             return await webhooks.events_after(reader, owner.id, before_id=after, limit=limit, is_test=is_test)
 
     rows = [
@@ -58,6 +69,7 @@ def show_event(
 
     Example: loop event show me@example.com evt_01hx…
     """
+    from loop.domain.deliveries import DeliveryStatus
     from loop.storage import deliveries, webhooks
 
     async def work(context: "Context") -> "tuple[Event, list[Delivery], list[DeliveryAttempt]]":
@@ -72,7 +84,11 @@ def show_event(
     event, sent, tries = run_work(work)
     body = json.loads(event.body)
     goes_to = [
-        {"endpointId": each.endpoint_id, "status": str(each.status), "nextAttemptAt": each.next_attempt_at}
+        {
+            "endpointId": each.endpoint_id,
+            "status": str(each.status),
+            "nextAttemptAt": each.next_attempt_at if each.status is DeliveryStatus.PENDING else None,
+        }
         for each in sent
     ]
     tried = [
@@ -88,8 +104,7 @@ def show_event(
         for each in tries
     ]
     if as_json:
-        shown = {"event": body, "correlationId": event.correlation_id, "deliveries": goes_to, "attempts": tried}
-        typer.echo(json.dumps(shown, default=str, ensure_ascii=False))
+        print_json({"event": body, "correlationId": event.correlation_id, "deliveries": goes_to, "attempts": tried})
         return
     typer.echo(json.dumps(body, indent=2, ensure_ascii=False))
     if event.correlation_id is not None:

@@ -129,10 +129,11 @@ def _print(pages: "Callable[[Context], AsyncIterator[Sequence[Row]]]", sheet: Sh
     from loop.server.spreadsheets import csv_text
 
     async def work(context: "Context") -> None:
-        count = 0
-        if not as_json:
-            typer.echo(csv_text([sheet.columns]), nl=False)
-        async for page in pages(context):
+        count: int | None = None
+        async for page in pages(context):  # the first of which knows whether there is such a merchant
+            if count is None and not as_json:
+                typer.echo(csv_text([sheet.columns]), nl=False)
+            count = count or 0
             lines = (json.dumps(sheet.json(row), ensure_ascii=False) + "\n" for row in page)
             typer.echo("".join(lines) if as_json else csv_text(map(sheet.cells, page)), nl=False)
             count += len(page)

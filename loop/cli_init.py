@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,8 @@ from loop.domain.errors import configuration
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from loop.config import Settings
+
 POSTGRES_SAMPLE = "postgresql://loop:PASSWORD@localhost:5432/loop"
 
 config_app = typer.Typer(help="Every setting, and where it came from.", no_args_is_help=True)
@@ -21,7 +24,9 @@ config_app = typer.Typer(help="Every setting, and where it came from.", no_args_
 
 @config_app.command("explain")
 def explain(
-    name: Annotated[str | None, typer.Argument(help="One setting; all without it.")] = None, *, as_json: AsJson = False
+    name: Annotated[str | None, typer.Argument(help="One setting; all without it.", metavar="NAME")] = None,
+    *,
+    as_json: AsJson = False,
 ) -> None:
     """Show each setting's value, secrets masked, and where it came from: flag, environment, file or default.
 
@@ -32,8 +37,21 @@ def explain(
 
     if name is not None:
         refuse_unknown({name: None}, "argument", known=SETTINGS)
-    rows = [(each.name, each.value, each.source) for each in load_settings().explain() if name in (None, each.name)]
+    settings = load_settings(makes=False)
+    rows = [
+        (each.name, _in_json(settings, each.name) if as_json else each.value, each.source)
+        for each in settings.explain()
+        if name in (None, each.name)
+    ]
     print_rows(("name", "value", "source"), rows, as_json=as_json)
+
+
+def _in_json(settings: "Settings", name: str) -> object:
+    """Return a setting's value with its type, secrets masked as people see them."""
+    value = getattr(settings, name)
+    if isinstance(value, tuple):
+        return [str(each) for each in value]  # a secret's text is its mask
+    return value if value is None or isinstance(value, int) else settings.shown(name)
 
 
 def init(
@@ -47,13 +65,16 @@ def init(
 
     Example: loop --data-dir /srv/loop init
     """
+    from loop.config import SETTINGS, load
     from loop.config_files import SECRETS_FILE
 
-    given = "".join(f"--{name.replace('_', '-')} {value} " for name, value in flags.items() if value)
-    wanted = flags.pop("config", None)
+    given = "".join(f"--{name.replace('_', '-')} {shlex.quote(str(value))} " for name, value in flags.items() if value)
+    names = SETTINGS["config"].variables("config")
+    wanted = flags.get("config") or next((os.environ[each] for each in names if os.environ.get(each)), None)
     own = _for_postgres() if postgres else {}
-    settings = load_settings(**own)
-    path = Path(str(wanted)).absolute() if wanted else settings.data_dir / "config.toml"
+    others = {name: value for name, value in flags.items() if value is not None and name != "config"}
+    settings = load({**others, **own}, {name: value for name, value in os.environ.items() if name not in names})
+    path = Path(str(wanted)).expanduser().absolute() if wanted else settings.data_dir / "config.toml"
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     _write_once(path, _filled_in(own))
     shown: dict[str, object] = {"config": path, "dataDir": settings.data_dir}
@@ -61,7 +82,9 @@ def init(
         shown["secrets"] = settings.data_dir / SECRETS_FILE
     print_record(shown, as_json=as_json)
     if own:
-        typer.echo(f"Set database_url in {path}, then: loop {given}migrate && loop {given}doctor", err=True)
+        typer.echo(
+            f"Set database_url in {shlex.quote(str(path))}, then: loop {given}migrate && loop {given}doctor", err=True
+        )
     else:
         typer.echo(f"Next: loop {given}doctor, then loop {given}serve. Keep a copy of the secrets.", err=True)
 

@@ -23,14 +23,18 @@ def list_jobs(
     *,
     state: Annotated[str | None, typer.Option(help=f"Only those that are {', '.join(STATES[:-1])} or dead.")] = None,
     kind: Annotated[str | None, typer.Option(help="Only those of one kind.")] = None,
+    after: Annotated[str | None, typer.Option(help="The last id of the page before.")] = None,
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
     """List jobs: the dead ones first, then by when they run.
 
+    The next page begins after the last id: give it as --after. That job must be there still.
+
     Example: loop jobs list --state dead
     """
     from loop.storage import job_lists
+    from loop.workflows.jobs import JOBS
 
     if state is not None and state not in STATES:
         raise invalid("validation_failed", f"--state must be one of {', '.join(STATES)}.")
@@ -38,7 +42,13 @@ def list_jobs(
     async def work(context: "Context") -> "list[tuple[Job, JobState]]":
         wanted, now = None if state is None else job_lists.JobState(state), context.now()
         async with context.database.reading() as reader:
-            found = await job_lists.list_jobs(reader, state=wanted, kind=kind, now=now, limit=limit)
+            last = None if after is None else await job_lists.get(reader, after)
+            if after is not None and last is None:
+                raise not_found("job to begin after")
+            which = job_lists.JobFilter(wanted, kind, last)
+            found = await job_lists.list_jobs(reader, which, now=now, limit=limit)
+        if not found and kind is not None and kind not in JOBS:
+            raise invalid("validation_failed", f"There is no kind {kind}; there are {', '.join(JOBS)}.")
         return [(job, job_lists.state_of(job, now)) for job in found]
 
     rows = [

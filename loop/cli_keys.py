@@ -1,11 +1,10 @@
 """The commands about encryption keys: which are in use, and wrapping what is stored under the newest."""
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loop.cli_console import AsJson, print_rows, progress, run_work
+from loop.cli_console import AsJson, print_json, print_rows, progress, run_work
 
 if TYPE_CHECKING:
     from loop.workflows.context import Context
@@ -60,7 +59,7 @@ def rotate(
             "unreadable": [place._asdict() for place in done.unreadable],
             "droppedKeys": done.has_dropped_keys,
         }
-        typer.echo(json.dumps(shown))
+        print_json(shown)
     else:
         typer.echo(f"{done.rewrapped} secrets were brought under the key {done.key_id}.")
         typer.echo(_what_next(done))
@@ -75,5 +74,8 @@ def _what_next(done: "Rotation") -> str:
     if done.remaining:
         return f"{done.remaining} are under other keys still: run this again."
     if done.has_dropped_keys:
-        return "The earlier keys are not needed any more, and are gone. Keep a copy of the secrets file."
+        return (
+            "What is stored needs no earlier key any more, and the secrets file has none. Keep a copy of it. Backups "
+            "made before this still need the earlier keys: keep the copy of the secrets file that goes with them."
+        )
     return "No other key is needed: encryption_keys_previous may be empty."

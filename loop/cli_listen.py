@@ -101,9 +101,22 @@ def _api(url: str | None) -> Api:
     key = os.environ.get(KEY_VARIABLE, "")
     if not key and sys.stdin.isatty():
         key = str(typer.prompt("API key", hide_input=True))
+    key = key.strip()  # such as the end of a line that Windows wrote
     if not key:
         raise invalid("validation_failed", f"Set {KEY_VARIABLE} to an API key of the merchant.")
-    return Api((url or load_settings().checkout_base_url).rstrip("/"), key)
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise invalid("validation_failed", f"{KEY_VARIABLE} is no API key: it holds what no key does.")
+    return Api(load_settings(makes=False).checkout_base_url if url is None else _address("--url", url), key)
+
+
+def _address(option: str, url: str) -> str:
+    """Return an address that requests can be sent to; raises `validation_failed`."""
+    from loop.server.request import require_web_url
+
+    try:
+        return require_web_url(url).rstrip("/")
+    except ValueError as error:
+        raise invalid("validation_failed", f"{option} {error}.") from error
 
 
 def listen(
@@ -123,8 +136,8 @@ def listen(
     from loop.runtime import system_now
     from loop.workflows.deliveries import USER_AGENT
 
-    if forward_to is not None and urlsplit(forward_to).scheme not in {"http", "https"}:
-        raise invalid("validation_failed", "--forward-to must begin with http:// or https://.")
+    if forward_to is not None:
+        _address("--forward-to", forward_to)
     api = _api(url)
     secret = make_secret(hmac.digest(api.key.encode(), b"loop listen", hashlib.sha256))
     seen: dict[str, None] = dict.fromkeys(event["id"] for event in _page(api, None)["data"])

@@ -4,19 +4,19 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from loop.cli_console import AsJson, load_settings, print_done, print_record, print_rows
+from loop.cli_console import AsJson, load_settings, print_done, print_record, print_rows, progress
 from loop.domain.errors import LoopError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loop.storage.migrate import Step
+    from loop.storage.migrate import SchemaState, Step
 
 migrate_app = typer.Typer(help="Bring the database's schema to this version's.", invoke_without_command=True)
 
 OUTDATED_EXIT_CODE = 1
-ROLLING, STOP_ALL_FIRST = "rolling", "stop all first"
-"""Whether processes of the version before go on while a migration is applied, and after it."""
+NEW, ROLLING, STOP_ALL_FIRST = "new", "rolling", "stop all first"
+"""Whether processes of the version before go on while a migration is applied, and after it; of a new database none."""
 
 
 @migrate_app.callback()
@@ -42,7 +42,8 @@ def apply(*, as_json: AsJson = False) -> None:
 
     settings = load_settings()
     configure(level="warning", log_format=settings.log_format)
-    state = asyncio.run(bring(settings.database_url))
+    with progress("migrating"):
+        state = asyncio.run(bring(settings.database_url))
     newer = "" if state.is_current else ", of a newer version; this one may run on it"
     print_done({"current": state.current}, f"The schema is {state.current}{newer}.", as_json=as_json)
 
@@ -59,21 +60,23 @@ def status(*, as_json: AsJson = False) -> None:
 
     from loop.storage.migrate import pending, schema_state
 
-    state = asyncio.run(schema_state(load_settings().database_url))
+    state = asyncio.run(schema_state(load_settings(makes=False).database_url))
     shown = {"current": state.current, "wanted": state.wanted, "isCurrent": state.is_current, "mayRun": state.is_fit}
     try:
         steps = pending(state)
     except LoopError:  # a newer version's, which this one cannot bring anywhere
         steps = []
-    print_record({**shown, "upgrade": _upgrade(steps)}, as_json=as_json)
+    print_record({**shown, "upgrade": _upgrade(state, steps)}, as_json=as_json)
     if not state.is_fit:
         raise typer.Exit(OUTDATED_EXIT_CODE)
 
 
-def _upgrade(steps: "Sequence[Step]") -> str | None:
+def _upgrade(state: "SchemaState", steps: "Sequence[Step]") -> str | None:
     """Return how to apply migrations, None without any."""
     if not steps:
         return None
+    if state.current is None:
+        return NEW
     return ROLLING if all(step.is_expanding for step in steps) else STOP_ALL_FIRST
 
 
@@ -81,7 +84,8 @@ def _upgrade(steps: "Sequence[Step]") -> str | None:
 def plan(*, as_json: AsJson = False) -> None:
     """List what `loop migrate apply` would run, in its order; nothing is changed.
 
-    Each is "rolling" if processes of the version before go on while it is applied and after it, or "stop all first".
+    Each is "rolling" if processes of the version before go on while it is applied and after it, or "stop all first"; of
+    a database that has no schema yet it is "new".
 
     Example: loop migrate plan
     """
@@ -89,9 +93,10 @@ def plan(*, as_json: AsJson = False) -> None:
 
     from loop.storage.migrate import pending, schema_state
 
-    steps = pending(asyncio.run(schema_state(load_settings().database_url)))
+    state = asyncio.run(schema_state(load_settings(makes=False).database_url))
+    steps = pending(state)
     if not steps and not as_json:
         typer.echo("Nothing: this version may run on the schema as it is.")
         return
-    rows = [(each.revision, _upgrade([each]), each.about) for each in steps]
+    rows = [(each.revision, _upgrade(state, [each]), each.about) for each in steps]
     print_rows(("revision", "upgrade", "about"), rows, as_json=as_json)

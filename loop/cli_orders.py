@@ -11,14 +11,16 @@ from loop.cli_console import (
     MerchantArgument,
     Since,
     Until,
+    as_sent,
     find_merchant,
     find_order,
     in_utc,
+    print_json,
     print_record,
     print_rows,
     run_work,
 )
-from loop.domain.errors import invalid
+from loop.domain.errors import invalid, not_found
 from loop.domain.money import MAX_AMOUNT_MINOR, Money, require_currency
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from loop.workflows.context import Context
     from loop.workflows.timeline import Entry
 
+FAILED_EXIT_CODE = 10
+"""A payment was declined or a refund refused: nothing is wrong with the command, and the money did not move."""
 WAIT_S = 20
 """How long a command waits for the processor; what is not known by then goes on in the running Loop."""
 
@@ -68,13 +72,17 @@ class OrderList:
 
     def __post_init__(self) -> None:
         from loop.domain.orders import OrderStatus
+        from loop.server.shapes import order_json
 
         if self.status is not None and self.status not in set(OrderStatus):
             raise invalid("validation_failed", f"--status must be one of {', '.join(OrderStatus)}.")
         found = run_work(self._list)
+        if self.as_json:
+            print_json([order_json(each) for each in found])
+            return
         rows = [(o.id, o.external_id, str(o.amount), str(o.status), o.processor, o.created_at) for o in found]
         columns = ("id", "externalId", "amount", "status", "processor", "createdAt")
-        print_rows(columns, rows, as_json=self.as_json)
+        print_rows(columns, rows, as_json=False)
 
     async def _list(self, context: "Context") -> "list[Order]":
         from loop.storage import orders
@@ -94,7 +102,12 @@ class OrderList:
                 needs_review=True if self.review else None,
                 is_test=is_test,
             )
-            return await orders.list_after(reader, owner.id, wanted, before_id=self.after, limit=self.limit)
+            if self.after is not None and await orders.get(reader, owner.id, self.after) is None:
+                raise not_found("order to begin after")
+            found = await orders.list_after(reader, owner.id, wanted, before_id=self.after, limit=self.limit)
+        if not found and self.processor is not None:
+            context.processors.get(self.processor)  # an unknown name is an error, not an empty list
+        return found
 
 
 @order_app.command("show")
@@ -103,18 +116,22 @@ def show_order(order_id: OrderArgument, *, as_json: AsJson = False) -> None:
 
     Example: loop order show ord_01hx…
     """
+    from loop.server.shapes import order_json
     from loop.workflows import timeline
 
     async def work(context: "Context") -> "tuple[Order, list[Entry]]":
         return await timeline.find(context, order_id)
 
     order, entries = run_work(work)
-    if not as_json:
-        disputed = Money(order.amount_disputed_minor, order.currency)
-        besides = f"  {disputed} disputed" if disputed.amount_minor else ""
-        typer.echo(f"{order.id}  {order.amount}  {order.status}{besides}")
+    if as_json:
+        told = [{"at": e.at, "kind": e.kind, "what": e.title, "details": dict(e.details)} for e in entries]
+        print_json({"order": order_json(order), "timeline": told})
+        return
+    disputed = Money(order.amount_disputed_minor, order.currency)
+    besides = f"  {disputed} disputed" if disputed.amount_minor else ""
+    typer.echo(f"{order.id}  {order.amount}  {order.status}{besides}")
     rows = [(entry.at, entry.kind, entry.title, dict(entry.details)) for entry in entries]
-    print_rows(("at", "kind", "what", "details"), rows, as_json=as_json)
+    print_rows(("at", "kind", "what", "details"), rows, as_json=False)
 
 
 @order_app.command("pay")
@@ -122,7 +139,8 @@ def show_order(order_id: OrderArgument, *, as_json: AsJson = False) -> None:
 class Pay:
     """Pay a pending order, as its shop would by `POST /v1/orders/:id/pay`.
 
-    The token is the processor's own for the customer's card; without one the customer must pay in a browser.
+    The token is the processor's own for the customer's card; without one the customer must pay in a browser. Exit code
+    10 when the payment failed.
 
     Example: loop order pay ord_01hx… --token tok_approve
     """
@@ -135,18 +153,22 @@ class Pay:
     as_json: AsJson = False
 
     def __post_init__(self) -> None:
+        from loop.domain.orders import OrderStatus
         from loop.server.shapes import payment_json
 
-        print_record(payment_json(run_work(self._pay)), as_json=self.as_json)
+        paid = run_work(self._pay)
+        print_record(payment_json(paid), as_json=self.as_json)
+        if paid.order.status is OrderStatus.FAILED:
+            raise typer.Exit(FAILED_EXIT_CODE)
 
     async def _pay(self, context: "Context") -> "OrderInHand":
+        from loop.server.payment_methods import PaymentMethod
         from loop.workflows import payments
         from loop.workflows.attempts import PayRequest
 
+        way = as_sent(PaymentMethod, {"type": self.method.lower(), "token": self.token}, options={"type": "--method"})
         order = await find_order(context, self.order_id)
-        request = PayRequest(
-            payment_method=self.method.lower(), token=self.token, processor=self.processor, is_retry=self.retry
-        )
+        request = PayRequest(payment_method=way.type, token=way.token, processor=self.processor, is_retry=self.retry)
         return await payments.pay(context, order.merchant_id, order.id, request=request, wait_s=WAIT_S)
 
 
@@ -164,15 +186,30 @@ def capture(order_id: OrderArgument, *, amount: Amount = None, as_json: AsJson =
     _move(order_id, work, as_json=as_json)
 
 
+NotCharged = Annotated[
+    bool, typer.Option("--not-charged", help="You have looked at the processor: it has no such payment.")
+]
+
+
 @order_app.command("cancel")
-def cancel(order_id: OrderArgument, *, reason: Reason = None, as_json: AsJson = False) -> None:
+def cancel(
+    order_id: OrderArgument, *, reason: Reason = None, not_charged: NotCharged = False, as_json: AsJson = False
+) -> None:
     """Cancel an order that is not paid, at its processor first.
+
+    With --not-charged it is not asked: for an order that stays in processing because the processor does not find the
+    payment. That takes a --reason, and is possible 23 hours after the payment began.
 
     Example: loop order cancel ord_01hx… --reason 'out of stock'
     """
-    from loop.workflows import captures
+    from loop.server.api.orders import CancelOrder
+    from loop.workflows import captures, reviews
+
+    as_sent(CancelOrder, {"reason": reason})
 
     async def work(context: "Context", order: "Order") -> "Order":
+        if not_charged:
+            return await reviews.settle_unpaid(context, order.merchant_id, order.id, note=reason or "")
         return await captures.cancel(context, order.merchant_id, order.id, reason=reason, wait_s=WAIT_S)
 
     _move(order_id, work, as_json=as_json)
@@ -193,12 +230,15 @@ def _move(order_id: str, work: "Callable[[Context, Order], Awaitable[Order]]", *
 
 @order_app.command("refund")
 def refund(order_id: OrderArgument, *, amount: Amount = None, reason: Reason = None, as_json: AsJson = False) -> None:
-    """Give back a paid order's money, all that is left or a part.
+    """Give back a paid order's money, all that is left or a part; the exit code is 10 when the processor refuses.
 
     Example: loop order refund ord_01hx… --amount 1000 --reason 'one came broken'
     """
-    from loop.domain.refunds import PUBLIC_STATUS
+    from loop.domain.refunds import PUBLIC_STATUS, RefundStatus
+    from loop.server.api.refunds import RefundOrder
     from loop.workflows import refunds
+
+    as_sent(RefundOrder, {"amount": amount, "reason": reason})
 
     async def work(context: "Context") -> "Refund":
         order = await find_order(context, order_id)
@@ -209,3 +249,5 @@ def refund(order_id: OrderArgument, *, amount: Amount = None, reason: Reason = N
     row = run_work(work)
     shown = {"id": row.id, "orderId": row.order_id, "amount": row.amount_minor, "currency": row.currency}
     print_record({**shown, "status": PUBLIC_STATUS[row.status], "error": row.error_message}, as_json=as_json)
+    if row.status is RefundStatus.FAILED:
+        raise typer.Exit(FAILED_EXIT_CODE)

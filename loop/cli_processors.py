@@ -46,7 +46,7 @@ def _variable(processor: str, field: str) -> str:
 @processor_app.command("set")
 def set_processor(
     merchant: MerchantArgument,
-    processor: Annotated[str, typer.Argument(help="Such as sandbox or stripe.")],
+    processor: Annotated[str, typer.Argument(help="Such as sandbox or stripe.", metavar="PROCESSOR")],
     *,
     priority: Annotated[int, typer.Option(min=1, max=100, help="1 comes first.")] = 1,
     live: Annotated[bool, typer.Option("--live/--test", help="Whether the account moves real money.")] = False,
@@ -70,9 +70,9 @@ def set_processor(
         config = await processor_configs.put(context, owner.id, processor, credentials=credentials, change=change)
         return config, processor_configs.warnings_about(context, config)
 
-    config, warnings = run_work(work)
+    config, warnings = run_work(work, log_level="error")  # the log's warnings are those that are printed here
     shown = {"id": config.id, "processor": config.processor, "testMode": config.is_test_mode}
-    print_done(shown, f"{config.processor} is set ({config.id}).", as_json=as_json)
+    print_done(shown, f"The {_mode(config)} account at {processor} is set ({config.id}).", as_json=as_json)
     for warning in warnings:
         typer.echo(warning, err=True)
 
@@ -99,14 +99,16 @@ async def _check(context: "Context", config: Any) -> str | None:  # noqa: ANN401
 
 
 Mode = Annotated[
-    bool | None, typer.Option("--live/--test", help="Which account is meant, where there is one of each mode.")
+    bool | None, typer.Option("--live/--test", help="Which account is meant; needed where there is one of each mode.")
 ]
 
 
 @processor_app.command("test")
 def check_processor(
     merchant: MerchantArgument,
-    processor: Annotated[str | None, typer.Argument(help="Such as stripe; all without it.")] = None,
+    processor: Annotated[
+        str | None, typer.Argument(help="Such as stripe; all without it.", metavar="PROCESSOR")
+    ] = None,
     *,
     as_json: AsJson = False,
 ) -> None:
@@ -136,7 +138,7 @@ def check_processor(
 @processor_app.command("remove")
 def remove_processor(
     merchant: MerchantArgument,
-    processor: Annotated[str, typer.Argument(help="Such as stripe.")],
+    processor: Annotated[str, typer.Argument(help="Such as stripe.", metavar="PROCESSOR")],
     *,
     live: Mode = None,
     as_json: AsJson = False,
@@ -147,9 +149,14 @@ def remove_processor(
     """
     from loop.workflows import processor_configs
 
-    async def work(context: "Context") -> None:
+    async def work(context: "Context") -> Any:  # noqa: ANN401 - a row, as above
         owner = await find_merchant(context, merchant)
-        await processor_configs.remove(context, owner.id, processor, is_test=None if live is None else not live)
+        return await processor_configs.remove(context, owner.id, processor, is_test=None if live is None else not live)
 
-    run_work(work)
-    print_done({"processor": processor, "removed": True}, f"{processor} takes no new payments.", as_json=as_json)
+    config = run_work(work)
+    shown = {"id": config.id, "processor": processor, "testMode": config.is_test_mode, "removed": True}
+    print_done(shown, f"The {_mode(config)} account at {processor} takes no new payments.", as_json=as_json)
+
+
+def _mode(config: Any) -> str:  # noqa: ANN401 - a row, as above
+    return "test" if config.is_test_mode else "live"

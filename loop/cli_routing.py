@@ -1,13 +1,12 @@
 """The commands about routing: a merchant's rules, and where a payment would go."""
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loop.cli_console import AsJson, MerchantArgument, find_merchant, print_rows, run_work
-from loop.domain.money import MAX_AMOUNT_MINOR, Money, require_currency
+from loop.cli_console import AsJson, MerchantArgument, as_sent, find_merchant, print_json, print_rows, run_work
+from loop.domain.money import MAX_AMOUNT_MINOR, Money
 from loop.domain.routing_rules import PaymentTraits
 
 if TYPE_CHECKING:
@@ -57,10 +56,9 @@ class Example:
     def __post_init__(self) -> None:
         from loop.server.api.routing_rules import decision_json
 
-        require_currency(self.currency)
         decision = run_work(self._try_out)
         if self.as_json:
-            typer.echo(json.dumps(decision_json(decision), ensure_ascii=False))
+            print_json(decision_json(decision))
             return
         typer.echo(f"{decision.candidate.processor} takes it." if decision.candidates else "Nobody can take it.")
         for reason in decision.reasons:
@@ -68,14 +66,19 @@ class Example:
 
     async def _try_out(self, context: "Context") -> "RoutingDecision":
         from loop.domain.ids import PREFIX_ORDER
+        from loop.server.api.routing_rules import ExamplePayment
+        from loop.server.payment_methods import PaymentMethod
         from loop.workflows import routing
 
+        method = {"type": self.method.lower(), "brand": self.brand, "country": self.country}
+        way = as_sent(PaymentMethod, method, options={"type": "--method"})
+        sent = as_sent(ExamplePayment, {"amount": self.amount, "currency": self.currency})
         payment = PaymentTraits(
             order_id=context.new_id(PREFIX_ORDER),
-            amount=Money(self.amount, require_currency(self.currency)),
-            payment_method=self.method.lower(),
-            brand=None if self.brand is None else self.brand.lower(),
-            country=None if self.country is None else self.country.upper(),
+            amount=Money(sent.amount, sent.currency),
+            payment_method=way.type,
+            brand=way.brand,
+            country=way.country,
             is_test=not self.live,
         )
         merchant = await find_merchant(context, self.merchant)

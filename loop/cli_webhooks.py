@@ -9,6 +9,7 @@ from loop.cli_console import (
     Limit,
     MerchantArgument,
     Since,
+    as_sent,
     find_merchant,
     in_utc,
     print_done,
@@ -16,7 +17,7 @@ from loop.cli_console import (
     print_rows,
     run_work,
 )
-from loop.domain.errors import invalid
+from loop.domain.errors import invalid, not_found
 
 if TYPE_CHECKING:
     from loop.storage.deliveries import EventWithDelivery
@@ -51,7 +52,7 @@ def list_endpoints(merchant: MerchantArgument, *, as_json: AsJson = False) -> No
 @webhook_app.command("add")
 def add_endpoint(
     merchant: MerchantArgument,
-    url: Annotated[str, typer.Argument(help="Where it listens.")],
+    url: Annotated[str, typer.Argument(help="Where it listens.", metavar="URL")],
     *,
     event: Annotated[list[str] | None, typer.Option(help="Such as payment.captured; all without it.")] = None,
     description: Annotated[str | None, typer.Option(help="What it is for.")] = None,
@@ -62,6 +63,7 @@ def add_endpoint(
     Example: loop webhook add me@example.com https://shop.example/hook --event payment.captured
     """
     from loop.domain.events import EventType
+    from loop.server.api.webhook_endpoints import NewEndpointBody
     from loop.storage.webhooks import ALL_EVENTS
     from loop.workflows import webhook_endpoints
     from loop.workflows.webhooks import reveal_secret
@@ -69,6 +71,7 @@ def add_endpoint(
     names = event or [ALL_EVENTS]
     if unknown := [name for name in names if name not in {ALL_EVENTS, *EventType}]:
         raise invalid("validation_failed", f"{unknown[0]} is no event; there are {', '.join(EventType)}.")
+    as_sent(NewEndpointBody, {"url": url, "description": description, "events": names}, options={"url": "URL"})
 
     async def work(context: "Context") -> "tuple[Endpoint, str]":
         new = webhook_endpoints.NewEndpoint(url, description, tuple(names))
@@ -145,11 +148,15 @@ def list_deliveries(
     merchant: MerchantArgument,
     *,
     status: Annotated[str | None, typer.Option(help="pending, delivered or failed.")] = None,
-    page: Annotated[int, typer.Option(min=1, max=10_000, help="Which page of so many.")] = 1,
+    after: Annotated[
+        str | None, typer.Option(help="The last row of the page before.", metavar="EVENT_ID:ENDPOINT_ID")
+    ] = None,
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
     """List deliveries to a merchant's endpoints, those of the newest events first.
+
+    The next page begins after the last row: give its eventId and endpointId as --after.
 
     Example: loop webhook deliveries me@example.com --status failed
     """
@@ -158,13 +165,17 @@ def list_deliveries(
 
     if status is not None and status not in set(DeliveryStatus):
         raise invalid("validation_failed", f"--status must be one of {', '.join(DeliveryStatus)}.")
+    event_id, _, endpoint_id = (after or "").partition(":")
 
     async def work(context: "Context") -> "list[EventWithDelivery]":
         owner = await find_merchant(context, merchant)
-        wanted = None if status is None else DeliveryStatus(status)
+        wanted = deliveries.DeliveryFilter(status=None if status is None else DeliveryStatus(status))
         async with context.database.reading() as reader:
-            rows, _ = await deliveries.list_page(reader, owner.id, wanted, offset=(page - 1) * limit, limit=limit)
-        return rows
+            sent = await deliveries.of_event(reader, owner.id, event_id) if event_id else []
+            if after is not None and endpoint_id not in {each.endpoint_id for each in sent}:
+                raise not_found("delivery to begin after")
+            before = None if after is None else (event_id, endpoint_id)
+            return await deliveries.list_after(reader, owner.id, wanted, before=before, limit=limit)
 
     rows = [
         (
@@ -174,7 +185,7 @@ def list_deliveries(
             str(each.delivery.status),
             each.delivery.attempts,
             each.delivery.last_error or each.delivery.last_status_code,
-            each.delivery.next_attempt_at,
+            each.delivery.next_attempt_at if each.delivery.status is DeliveryStatus.PENDING else None,
         )
         for each in run_work(work)
     ]

@@ -9,7 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, cast, get_type_hints
 
-from loop.config_files import SECRET_NAMES, SECRETS_FILE, generated_secrets, read_toml, refuse_unknown, unwritable
+from loop.config_files import (
+    SECRET_NAMES,
+    SECRETS_FILE,
+    generated_secrets,
+    looking_around,
+    read_toml,
+    refuse_unknown,
+    require_room,
+    sqlite_path_of,
+)
 from loop.config_forms import (
     BOOL,
     DATABASE_URL,
@@ -246,7 +255,12 @@ class Settings:
             90,
         ),
     ]
-    job_concurrency: Annotated[int, Setting(whole(1, 1000), "Jobs that one process runs at once.", 32)]
+    job_concurrency: Annotated[
+        int,
+        Setting(
+            whole(1, 1000), "Jobs that one process runs at once, three quarters of them for one processor account.", 32
+        ),
+    ]
     log_level: Annotated[
         str,
         Setting(one_of("debug", "info", "warning", "error"), "The least level that is logged.", "info", is_shared=True),
@@ -270,7 +284,7 @@ class Settings:
         str | None,
         Setting(
             HTTP_URL,
-            "OpenTelemetry collector that gets spans and metrics by OTLP over HTTP; needs `pip install 'loop[otel]'`.",
+            "OpenTelemetry collector that gets spans and metrics by OTLP over HTTP; needs the extra `otel`.",
             is_shared=True,
             sample="http://localhost:4318",
         ),
@@ -300,7 +314,7 @@ class Settings:
     @property
     def sqlite_path(self) -> Path | None:
         """Return the SQLite file's absolute path; None with PostgreSQL."""
-        return _sqlite_path(self.database_url)
+        return sqlite_path_of(self.database_url)
 
     @property
     def webhook_reach(self) -> Reach:
@@ -316,10 +330,11 @@ class Settings:
 
     def explain(self) -> list[Explanation]:
         """Return each setting in declared order: its value with secrets masked, and where it came from."""
-        return [
-            Explanation(name, show(getattr(self, name), setting.form), self.sources[name])
-            for name, setting in SETTINGS.items()
-        ]
+        return [Explanation(name, self.shown(name), self.sources[name]) for name in SETTINGS]
+
+    def shown(self, name: str) -> str:
+        """Return the value of the setting called `name` as people may read it: without the secrets in it."""
+        return show(getattr(self, name), SETTINGS[name].form)
 
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{each.name}={each.value}' for each in self.explain())})"
@@ -335,10 +350,14 @@ SETTINGS: Final[Mapping[str, Setting]] = {
 _NOTHING: Final[Mapping[str, object]] = {}
 
 
-def load(flags: Mapping[str, object] = _NOTHING, environ: Mapping[str, str] = os.environ) -> Settings:
+@looking_around()
+def load(
+    flags: Mapping[str, object] = _NOTHING, environ: Mapping[str, str] = os.environ, *, makes: bool = True
+) -> Settings:
     """Resolve every setting: flag, else environment, else TOML file, else default; empty and None mean absent.
 
-    With a SQLite database this makes the data directory and, where secrets are not configured, generates them once.
+    With a SQLite database this makes the data directory and, where secrets are not configured, generates them once;
+    for whoever only looks nothing is made, and secrets that are not there yet are this process's own.
     Raises a LoopError of kind configuration, whose message says what to do, for anything that must not start.
     """
     refuse_unknown(flags, "flag", known=SETTINGS)
@@ -355,7 +374,7 @@ def load(flags: Mapping[str, object] = _NOTHING, environ: Mapping[str, str] = os
         if name not in values:
             values[name], sources[name] = layers.resolve(name, values)
     _refuse_contradictions(values)
-    _fill_in_secrets(values, sources)
+    _fill_in_secrets(values, sources, makes=makes)
     _refuse_weak_secrets(values, sources)
     return Settings(**cast("dict[str, Any]", values), sources=sources)
 
@@ -392,7 +411,7 @@ def _checked(name: str, raw: object, *, source: str, is_text: bool = False) -> o
 
 
 def _refuse_contradictions(values: Mapping[str, object]) -> None:
-    if values["redis_url"] and _sqlite_path(values["database_url"]):
+    if values["redis_url"] and sqlite_path_of(values["database_url"]):
         raise configuration(
             "contradicting_settings",
             "redis_url is set, but the database is SQLite, which one process serves without Redis. "
@@ -410,22 +429,18 @@ def _refuse_contradictions(values: Mapping[str, object]) -> None:
         )
 
 
-def _sqlite_path(database_url: object) -> Path | None:
-    url = str(database_url)
-    return Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:") else None
-
-
-def _fill_in_secrets(values: dict[str, object], sources: dict[str, str]) -> None:
+def _fill_in_secrets(values: dict[str, object], sources: dict[str, str], *, makes: bool) -> None:
     """Take absent secrets from the generated file where the database is SQLite; refuse their absence elsewhere."""
     missing = [name for name in SECRET_NAMES if values[name] is None]
-    database = _sqlite_path(values["database_url"])
+    database = sqlite_path_of(values["database_url"])
     if database is not None:
         data_dir = cast("Path", values["data_dir"])
-        _make_directory(data_dir, database)
+        require_room(data_dir, database, makes=makes)
         path = data_dir / SECRETS_FILE
-        for name, raw in (generated_secrets(path, database) if missing else _NOTHING).items():
+        given, source = generated_secrets(path, database, makes=makes) if missing else (_NOTHING, "")
+        for name, raw in given.items():
             if sources[name] == "default":
-                values[name], sources[name] = _checked(name, raw, source=str(path)), str(path)
+                values[name], sources[name] = _checked(name, raw, source=source), source
     elif missing:
         raise configuration(
             "missing_secret",
@@ -439,17 +454,6 @@ def _refuse_weak_secrets(values: Mapping[str, object], sources: Mapping[str, str
             raise configuration("weak_secret", f"{name} ({sources[name]}) {weakness}; {RECIPE}")
     if values["jwt_secret"] == values["encryption_key"]:
         raise configuration("weak_secret", f"jwt_secret and encryption_key are equal; for one of them, {RECIPE}")
-
-
-def _make_directory(data_dir: Path, database: Path) -> None:
-    try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(data_dir, error) from error
-    if not database.parent.is_dir():
-        raise configuration(
-            "invalid_setting", f"database_url names {database}, whose directory is not there. Make it first."
-        )
 
 
 _REFERENCE: Final = """# Configuration

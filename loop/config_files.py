@@ -3,7 +3,8 @@
 import json
 import os
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
@@ -41,17 +42,51 @@ def refuse_unknown(given: Mapping[str, object], where: str, *, known: Collection
 
 
 def unwritable(path: Path, error: OSError) -> LoopError:
-    """Return the error for a data directory, or a file in it, that cannot be made."""
+    """Return the error for a data directory, or a file in it, that cannot be made or written."""
     return configuration(
-        "unwritable_data_dir", f"{path} cannot be made: {error.strerror}. Set data_dir to a directory you may write."
+        "unwritable_data_dir",
+        f"{path} cannot be written: {error.strerror}. Set data_dir to a directory you may write. If Loop runs as "
+        "another user, run this as that one.",
     )
 
 
-def generated_secrets(path: Path, database: Path) -> Mapping[str, object]:
-    """Return the secrets in the file `path`, which is made (mode 0600) with new ones where there is none.
+@contextmanager
+def looking_around() -> Iterator[None]:
+    """Say of a place that cannot be looked at what to do: who may not enter it does not see whether a file is there."""
+    try:
+        yield
+    except OSError as error:
+        raise configuration(
+            "unreadable_config",
+            f"{error.filename} cannot be looked at: {error.strerror}. Run this as the user that Loop runs as, or set "
+            "data_dir to a directory that this one may enter.",
+        ) from error
+
+
+def sqlite_path_of(database_url: object) -> Path | None:
+    """Return the file that an address names; None for PostgreSQL's."""
+    url = str(database_url)
+    return Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:") else None
+
+
+def require_room(data_dir: Path, database: Path, *, makes: bool) -> None:
+    """Make the data directory, unless nothing is to be made; raise an error where the database's is not there."""
+    try:
+        if makes:
+            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(data_dir, error) from error
+    if not database.parent.is_dir() and (data_dir.exists() or database.parent != data_dir):
+        raise configuration(
+            "invalid_setting", f"database_url names {database}, whose directory is not there. Make it first."
+        )
+
+
+def generated_secrets(path: Path, database: Path, *, makes: bool) -> tuple[Mapping[str, object], str]:
+    """Return the secrets in the file `path`, which is made (mode 0600) with new ones where there is none, and its name.
 
     Processes that start together agree on one file. A database without its file is refused, because a new key
-    could not read what is stored in it.
+    could not read what is stored in it. Where nothing is to be made, new ones are returned and kept nowhere.
     """
     # Looked at before the file: whichever process makes both makes the file first.
     has_database = database.is_file() and database.stat().st_size > 0
@@ -62,11 +97,13 @@ def generated_secrets(path: Path, database: Path) -> Mapping[str, object]:
                 f"The database {database} is there but its secrets are not. Bring back {path}, "
                 "or set jwt_secret and encryption_key as they were.",
             )
+        if not makes:
+            return {name: _new_secret() for name in SECRET_NAMES}, f"{path}, not made yet"
         try:
             _write_once(path, {name: _new_secret() for name in SECRET_NAMES})
         except OSError as error:
             raise unwritable(path, error) from error
-    return _kept_secrets(path)
+    return _kept_secrets(path), str(path)
 
 
 def _new_secret() -> str:

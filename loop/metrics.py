@@ -107,7 +107,8 @@ REFUNDED: Final = _counter(
 )
 UNCLEAR: Final = _counter(
     "loop_unclear_outcomes_total",
-    "Payments and refunds of which the processor has not said for 15 minutes what became of them.",
+    "Payments and refunds of which the processor has not said for 15 minutes how they stand, or only that they are "
+    "pending for 21 days.",
     "kind",
 )
 IN_REVIEW: Final = _gauge("loop_orders_in_review", "Orders that wait for a person's look; 10000 stands for more.")
@@ -173,7 +174,8 @@ CONNECTIONS: Final = _gauge(
 )
 REDIS_UP: Final = _gauge(
     "loop_redis_up",
-    "Whether Redis answered this process for its rate `limits` and `wake_ups`: 1 or 0; nothing without `redis_url`.",
+    "Whether Redis did what this process last asked of it, for its rate `limits`, for `wake_ups` and to share circuit "
+    "`breakers`: 1 or 0; nothing without `redis_url`.",
     "used_for",
 )
 

@@ -7,7 +7,8 @@ import os
 import secrets
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from loop.config import Settings
+from loop.config_files import unwritable
 from loop.domain.errors import LoopError, configuration, unavailable
 from loop.domain.roles import ALL, Role
 from loop.processors.base import ProcessorSetup
@@ -35,8 +37,9 @@ from loop.storage.database_clock import running_clock
 from loop.storage.keyring import Keyring
 from loop.storage.migrate import migrate, require_fit, schema_state
 from loop.storage.postgres import open_postgres
-from loop.storage.sqlite import SqliteDatabase
+from loop.storage.sqlite import SqliteDatabase, telling_of
 from loop.telemetry import get_logger
+from loop.workers import inline_runner
 from loop.workers.exports import exporting
 from loop.workers.inline_runner import InlineRunner
 from loop.workers.schedule import run_schedule
@@ -47,6 +50,11 @@ log = get_logger(__name__)
 
 STARTED_WITHIN_S = 10.0
 FLUSH_EVERY_S = 30.0
+SHARED_TRIES = 10
+SHARED_EVERY_S = 0.01
+ABANDONED_S = 1.0
+"""How long before the end of a stop the requests that are not answered by then are given up."""
+
 BACKLOG = 2048
 COLLECT_AFTER = 20_000
 """How many more objects are made than freed between two rounds of the garbage collector."""
@@ -69,11 +77,10 @@ class Chance:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A Loop that serves: its context, its address, and the event that stops it."""
+    """A Loop that serves: its context and its address."""
 
     context: Context
     url: str
-    stopping: asyncio.Event
 
 
 @asynccontextmanager
@@ -94,6 +101,8 @@ async def opened(
     """
     outside = chance or Chance()
     async with AsyncExitStack() as stack:
+        if settings.sqlite_path is not None:
+            stack.enter_context(telling_of(settings.sqlite_path))
         stack.enter_context(_keys_held(settings, is_rotating=is_rotating))
         database = await _open_database(settings)
         stack.push_async_callback(database.close)
@@ -171,6 +180,15 @@ def only_process(settings: Settings) -> AbstractContextManager[None]:
     return _locked(settings, "lock", fcntl.LOCK_EX, refusal)
 
 
+def _is_alone(settings: Settings) -> bool:
+    """Tell whether no other process, not even a command, has a SQLite file open: all hold the keys who do."""
+    try:
+        with _keys_held(settings, is_rotating=True):
+            return True
+    except LoopError:
+        return False
+
+
 def _keys_held(settings: Settings, *, is_rotating: bool) -> AbstractContextManager[None]:
     """Hold a SQLite file's encryption keys: with all who use them, or alone to replace them.
 
@@ -186,16 +204,27 @@ def _keys_held(settings: Settings, *, is_rotating: bool) -> AbstractContextManag
 
 @contextmanager
 def _locked(settings: Settings, suffix: str, operation: int, refusal: LoopError) -> Iterator[None]:
-    """Hold a lock of the system's beside a SQLite file, or raise the refusal at once; no lock with Postgres."""
+    """Hold a lock of the system's beside a SQLite file, or raise the refusal; no lock with Postgres.
+
+    A lock that is shared is tried for a moment: a process that starts has it alone for as long as that takes to see.
+    """
     if settings.sqlite_path is None:
         yield
         return
     lock_path = settings.sqlite_path.with_name(f"{settings.sqlite_path.name}.{suffix}")
-    with Path.open(lock_path, "a") as lock:
-        try:
-            fcntl.flock(lock, operation | fcntl.LOCK_NB)
-        except OSError as error:
-            raise refusal from error
+    try:
+        lock = Path.open(lock_path, "a")
+    except OSError as error:
+        raise unwritable(lock_path, error) from error
+    with lock:
+        for tries_left in reversed(range(SHARED_TRIES if operation == fcntl.LOCK_SH else 1)):
+            try:
+                fcntl.flock(lock, operation | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if not tries_left:
+                    raise refusal from error
+                time.sleep(SHARED_EVERY_S)
         yield
 
 
@@ -210,12 +239,17 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def running(
-    settings: Settings, chance: Chance | None = None, *, roles: Collection[Role] = ALL
+    settings: Settings,
+    chance: Chance | None = None,
+    *,
+    roles: Collection[Role] = ALL,
+    stopping: asyncio.Event | None = None,
 ) -> AsyncIterator[Running]:
     """Serve some roles in this process until the block ends; a worker answers only whether it is well.
 
-    Shutdown order: no more jobs are claimed and no requests taken, those that run end (bounded), then everything is let
-    go of. Raises `roles_need_postgres` for less than all roles on SQLite.
+    Shutdown order: no more jobs are claimed or scheduled and no requests taken, those that run end (within
+    `SHUTDOWN_S` of the beginning, all of them), then everything is let go of. A part that fails is told by `stopping`,
+    and raised in the end. Raises `roles_need_postgres` for less than all roles on SQLite.
     """
     if settings.is_sqlite and set(roles) != ALL:
         raise configuration(
@@ -225,37 +259,77 @@ async def running(
         )
     runner = _runner(settings)
     with only_process(settings):
+        began = ((chance or Chance()).now or system_now)()
+        is_alone = settings.is_sqlite and _is_alone(settings)
         async with opened(settings, chance, runner=runner) as context, exporting(context):
-            if settings.is_sqlite:  # alone on this file: whoever held a lease is dead
+            if is_alone:  # who held a lease then is dead; a command that has begun since has its own
                 async with context.database.transaction() as session:
-                    await jobs.free_leases(session, context.now())
+                    await jobs.free_leases(session, context.now(), taken_until=began)
             await _warm_up(context)
-            background = [
-                asyncio.create_task(_flush_last_used(context), name="flush"),
-                asyncio.create_task(runner.send(), name="wake-ups sent"),
-                asyncio.create_task(_share_breakers(context), name="breakers"),
-            ]
+            background = _Background(stopping or asyncio.Event())
+            background.start("flush", _flush_last_used(context))
+            background.start("wake-ups sent", runner.send())
+            background.start("breakers", _share_breakers(context))
             if Role.WORKER in roles:
-                background.append(asyncio.create_task(runner.run(context), name="jobs"))
-                background.append(asyncio.create_task(run_schedule(context), name="schedule"))
+                background.start("jobs", runner.run(context))
+                background.start("schedule", run_schedule(context))
             try:
                 async with (
-                    _limiter(settings) as limiter,
+                    _limiter(context) as limiter,
                     _listening(settings, create_app(context, limiter, roles=roles)) as url,
                 ):
                     log.info("loop.started", url=url, roles=sorted(roles))
                     try:
-                        yield Running(context, url, asyncio.Event())
+                        yield Running(context, url)
                     finally:
                         runner.stop_claiming()
+                        background.cancel("schedule")
                         listeners_of(context).close()
             finally:
                 await runner.stop()
-                for task in background:
-                    task.cancel()
-                await asyncio.gather(*background, return_exceptions=True)
+                await background.end()
                 await flush_last_used(context)
                 log.info("loop.stopped")
+            background.require_well()
+
+
+class _Background:
+    """What a serving process does besides answering: tasks none of which may fail without anybody noticing."""
+
+    def __init__(self, stopping: asyncio.Event) -> None:
+        self._stopping = stopping
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def start(self, name: str, work: Coroutine[None, None, None]) -> None:
+        """Begin something; should it fail, the process is to stop, and its supervisor starts a well one."""
+        self._tasks[name] = task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._note_end)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            return
+        try:
+            task.result()
+        except Exception:
+            log.exception("loop.part_failed", part=task.get_name())
+            self._stopping.set()
+
+    def cancel(self, name: str) -> None:
+        """End one of them, if it was begun."""
+        if name in self._tasks:
+            self._tasks[name].cancel()
+
+    async def end(self) -> None:
+        """End all of them."""
+        for name in self._tasks:
+            self.cancel(name)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def require_well(self) -> None:
+        """Raise what one of them has failed with."""
+        for task in self._tasks.values():
+            if not task.cancelled():
+                task.result()
 
 
 def _runner(settings: Settings) -> InlineRunner:
@@ -297,7 +371,7 @@ async def _listening(settings: Settings, app: ASGIApp) -> AsyncIterator[str]:
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=trusted_hosts(settings.trusted_proxies),
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=20,
+        timeout_graceful_shutdown=int(inline_runner.SHUTDOWN_S - ABANDONED_S),
         backlog=BACKLOG,
     )
     config.load()
@@ -321,15 +395,16 @@ async def _listening(settings: Settings, app: ASGIApp) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _limiter(settings: Settings) -> AsyncIterator[Limiter]:
-    rates = rates_of(settings)
-    if settings.redis_url is None:
+async def _limiter(context: Context) -> AsyncIterator[Limiter]:
+    rates, redis_url = rates_of(context.settings), context.settings.redis_url
+    if redis_url is None:
         yield LocalLimiter(rates)
         return
     from loop.server.redis_limits import opened as redis_opened  # noqa: PLC0415 - a process without Redis starts faster
 
-    async with redis_opened(settings.redis_url, rates) as limiter:
-        yield limiter
+    async with redis_opened(redis_url, rates) as limiter:
+        with context.vitals.looking_also(limiter.redis_answers):
+            yield limiter
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:

@@ -47,7 +47,7 @@ API_BASE = "https://api.acme-pay.example"
 TOLERANCE_S = 300
 """How far a webhook's signed time may be from now, both ways, in seconds."""
 
-REFUSALS = {400: "invalid_request", 401: "configuration", 404: "invalid_request", 429: "rate_limited"}
+REFUSALS = {400: "invalid_request", 401: "configuration", 404: "configuration", 429: "rate_limited"}
 """HTTP statuses with which Acme Pay promises that it did nothing, and Loop's codes for them."""
 
 DECLINES = {"no_funds": "insufficient_funds", "expired": "invalid_card", "stolen": "card_blocked"}

@@ -29,8 +29,17 @@ LIVE_STATUSES = frozenset(
 )
 """An order has at most one attempt in these: the next one could pay a second time."""
 
-RANKS: Mapping[AttemptStatus, int] = {status: rank for rank, status in enumerate(AttemptStatus)}
-"""The order in which knowledge grows; facts of a lower or equal rank are recorded as ignored."""
+UNPAID_STATUSES = frozenset({AttemptStatus.FAILED, AttemptStatus.CANCELLED, AttemptStatus.VOIDED})
+"""Attempts that have ended without money."""
+
+_LADDER = list(AttemptStatus)
+_TO_AND_FRO = frozenset({AttemptStatus.REQUIRES_ACTION, AttemptStatus.PENDING})
+"""A payment may go from its customer to the bank and back: a debit that fails after days can be paid otherwise."""
+
+RANKS: Mapping[AttemptStatus, int] = {
+    status: _LADDER.index(AttemptStatus.REQUIRES_ACTION if status in _TO_AND_FRO else status) for status in _LADDER
+}
+"""The order in which knowledge grows: facts of a lower rank are recorded as ignored, of one rank the latest counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +113,8 @@ class Unknown:
 
     reason: str
     reference: str | None = None
+    is_absent: bool = False
+    """Whether the processor answered, and all that it has from the attempt's time on has no such payment (yet)."""
 
 
 Outcome = Approved | ActionRequired | Pending | Declined | Cancelled | Voided | NotSent | Unknown
@@ -134,12 +145,17 @@ class Attempt:
     decline_class: str | None
     raw_error_code: str | None
     asked_count: int
-    """How often the processor was asked about it since its status last changed, without an answer."""
+    """How often the processor was asked about it since its status last changed, and did not know the outcome."""
     unclear_since: datetime | None
+    """Since when the processor has not said how it stands; None while it says so, be it that it is pending."""
     created_at: datetime
     updated_at: datetime
     is_duplicate: bool = False
-    """Whether its money came for an order that another attempt had paid: it is given back, and is not the order's."""
+    """Whether its money came for an order that another attempt has paid, or is to pay: it goes back, and is not the
+    order's.
+    """
+    is_given_up: bool = False
+    """Whether Loop ends it so that another may follow: its cancellation is then not its order's, only its money is."""
 
 
 def status_of(outcome: Outcome) -> AttemptStatus:
@@ -198,3 +214,12 @@ TABLE: Mapping[tuple[AttemptStatus, AttemptStatus], Moved | Unmoved] = {
 def advance(current: AttemptStatus, claimed: AttemptStatus) -> Moved | Unmoved:
     """Look a claim up in the table."""
     return TABLE[current, claimed]
+
+
+def is_overtaken(outcome: Outcome, *, asked: Attempt, current: Attempt) -> bool:
+    """Tell whether an answer may be older than what is known, where its rank does not say so.
+
+    `asked` is the attempt as it was before the question: if another answer was recorded since, it may be the newer one.
+    """
+    claimed = status_of(outcome)
+    return {claimed, current.status} == _TO_AND_FRO and asked != current

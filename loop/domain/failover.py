@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from loop.domain.attempts import Attempt, Declined, NotSent, Outcome
 from loop.domain.declines import DeclineClass
+from loop.domain.events import EventType
 from loop.domain.orders import Change, Fact, Next, Order, OrderStatus, decide
 
 
@@ -80,12 +81,27 @@ def may_go_elsewhere(decline_class: str | None, finality: DeclineFinality) -> bo
 def going_on(order: Order, change: Change) -> Change:
     """Return a change that failed its order as one after which the order is still being paid.
 
-    `order` is as it was before. The attempt and its transaction stay failed; nobody is told that the order is.
+    `order` is as it was before. The attempt and its transaction stay failed, and the attempt is given up for the next
+    one; nobody is told that the order failed.
     """
     cell = decide(order.status, Fact.PROCESSING)
     status = cell.status if isinstance(cell, Next) else OrderStatus.PROCESSING
     paying = replace(change.order, status=status, last_error_code=None, last_error_message=None)
-    return replace(change, order=paying, events=())
+    return replace(change, order=paying, attempt=replace(change.attempt, is_given_up=True), events=())
+
+
+def left_to_the_next(order: Order, change: Change) -> Change:
+    """Return a change of late money that paid its order as one of money that goes back, since nobody wants it late.
+
+    `order` is as it was before: a newer attempt is still to pay it.
+    """
+    return replace(
+        change,
+        order=replace(order, updated_at=change.order.updated_at),
+        attempt=replace(change.attempt, is_duplicate=True),
+        events=(EventType.PAYMENT_LATE_SUCCESS,),
+        ignored="another attempt is to pay the order",
+    )
 
 
 def failed_after_all(order: Order, attempt: Attempt, *, now: datetime) -> Order:

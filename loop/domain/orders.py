@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 from loop.domain import attempts
 from loop.domain.attempts import (
@@ -95,7 +96,7 @@ S, C, F = OrderStatus, Command, Fact
 _NOT_CAPTURED = Refused("Only a captured or partially refunded order can be refunded.")
 _NOT_AUTHORIZED = Refused("Only an authorized order can be captured.")
 _NOT_FAILED = Refused("Only a failed order can be tried again.")
-_NOT_PENDING = Refused("Only a pending order can be paid; send retry: true to try a failed one again.")
+_NOT_PENDING = Refused("Only a pending order can be paid; `retry` tries a failed one again.")
 _UNCLEAR = Refused("The payment's outcome is not known yet; wait for it, then cancel or refund.")
 _PAID = Refused("The order is paid; refund it instead.")
 _OVER = Refused("The order is cancelled; create a new one.")
@@ -195,6 +196,9 @@ _HOLDING = frozenset({AttemptStatus.AUTHORIZED, AttemptStatus.CAPTURED})
 PAID_OR_HELD = frozenset({S.AUTHORIZED, S.CAPTURED, S.PARTIALLY_REFUNDED, S.REFUNDED})
 """Orders that one attempt has paid, or holds the money for: another attempt's money is a second payment."""
 
+EXPIRED: Final = "expired"
+"""The `last_error_code` of an order that nobody tried to pay in time; one that had failed keeps the reason."""
+
 PAYMENT_EVENTS: Mapping[OrderStatus, EventType] = {
     S.PROCESSING: EventType.PAYMENT_PROCESSING,
     S.REQUIRES_ACTION: EventType.PAYMENT_REQUIRES_ACTION,
@@ -265,6 +269,12 @@ def require(status: OrderStatus, command: Command) -> OrderStatus:
             raise invalid("invalid_status", f"The order is {status}. {message}")
 
 
+def require_in_time(order: Order, now: datetime) -> None:
+    """Raise `order_expired` for an order that is not to be paid any more, whether or not that was noticed yet."""
+    if order.expires_at is not None and order.expires_at <= now:
+        raise invalid("order_expired", "The order's time to be paid is up; create a new one.")
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """What one outcome changes, to be written in one commit. `ignored` says why when it changes nothing.
@@ -281,7 +291,7 @@ class Change:
 
     @property
     def is_second_payment(self) -> bool:
-        """Whether the outcome is money for an order that another attempt has paid: it must be given back."""
+        """Whether the outcome is money for an order that another attempt has paid, or is to pay: it must go back."""
         return self.is_late and self.attempt.is_duplicate
 
 
@@ -292,6 +302,7 @@ def apply_outcome(order: Order, attempt: Attempt, *, outcome: Outcome, now: date
     if isinstance(step, attempts.Unmoved):
         if isinstance(outcome, Declined) and attempt.status is AttemptStatus.CANCELLED and attempt.error_code is None:
             learned = _with_failure(learned, outcome)
+            order = _learn_failure(order, learned, now)
         if isinstance(outcome, attempts.ActionRequired) and attempt.status is AttemptStatus.REQUIRES_ACTION:
             learned = _with_failure(learned, outcome)  # of the customer's latest try; the payment waits for another
         return Change(_learn_order_id(order, learned, now), learned, ignored=step.reason)
@@ -305,14 +316,16 @@ def apply_outcome(order: Order, attempt: Attempt, *, outcome: Outcome, now: date
         return Change(same, second, transactions, events, ignored=reason, is_late=is_money)
     cell = decide(order.status, _FACT_OF_ATTEMPT[step.status])
     is_current = attempt.number == order.attempt_count
-    # What becomes of an attempt without money says nothing of an order that another attempt has paid.
-    counts = is_money or had_money or (is_current and order.status not in PAID_OR_HELD)
+    # What becomes of an attempt without money says nothing of an order that another attempt has paid, or is to pay.
+    is_awaited = is_current and not attempt.is_given_up and order.status not in PAID_OR_HELD
+    counts = is_money or had_money or is_awaited
     if isinstance(cell, Next) and counts:
         is_late = cell.is_late or (is_money and not had_money and not is_current)
         events = (PAYMENT_EVENTS[cell.status], *((EventType.PAYMENT_LATE_SUCCESS,) if is_late else ()))
         paid = _moved_order(order, moved, outcome, cell.status, now)
         return Change(paid, moved, transactions, events, is_late=is_late)
-    reason = "superseded by a later attempt" if isinstance(cell, Next) else _reason(cell)
+    left = "given up for another attempt" if attempt.is_given_up else "superseded by a later attempt"
+    reason = left if isinstance(cell, Next) else _reason(cell)
     return Change(replace(_learn_order_id(order, moved, now), updated_at=now), moved, transactions, ignored=reason)
 
 
@@ -360,7 +373,6 @@ def _moved_order(order: Order, attempt: Attempt, outcome: Outcome, status: Order
         needs_review = needs_review or amount > wanted or (amount < wanted and not is_part_allowed)
     if isinstance(outcome, Voided):
         authorized = 0
-    failure = _failure(outcome)
     return replace(
         order,
         status=status,
@@ -369,8 +381,8 @@ def _moved_order(order: Order, attempt: Attempt, outcome: Outcome, status: Order
         amount_authorized_minor=authorized,
         amount_captured_minor=captured,
         needs_review=needs_review,
-        last_error_code=failure.code,
-        last_error_message=failure.message,
+        last_error_code=attempt.error_code,
+        last_error_message=attempt.error_message,
         updated_at=now,
     )
 
@@ -380,6 +392,14 @@ def _learn_order_id(order: Order, attempt: Attempt, now: datetime) -> Order:
     if is_known or attempt.is_duplicate or attempt.number != order.attempt_count:
         return order
     return replace(order, processor_order_id=attempt.processor_reference, updated_at=now)
+
+
+def _learn_failure(order: Order, attempt: Attempt, now: datetime) -> Order:
+    """Return an order that says why its attempt failed before it was cancelled, which was heard of first."""
+    is_its_end = order.status is OrderStatus.CANCELLED and attempt.number == order.attempt_count
+    if not is_its_end or order.last_error_code is not None:
+        return order
+    return replace(order, last_error_code=attempt.error_code, last_error_message=attempt.error_message, updated_at=now)
 
 
 def _learn_reference(attempt: Attempt, outcome: Outcome, now: datetime) -> Attempt:

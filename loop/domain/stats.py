@@ -42,6 +42,11 @@ class OrderGroup(Protocol):
         ...
 
     @property
+    def error_code(self) -> str | None:
+        """Why the orders failed, also if they were cancelled then; None of all others."""
+        ...
+
+    @property
     def count(self) -> int:
         """How many orders."""
         ...
@@ -97,8 +102,9 @@ class CurrencyFigures:
     """All figures of one currency; amounts in its minor units.
 
     `success_rate` is in percent with two decimals: orders that were authorized or captured (refunded later or not)
-    of those that ended, that is these and the failed ones; 0 when none has. `average_ticket_minor` is the volume
-    for each order of which something was captured. `by_day` has every day of the period.
+    of those that ended, that is these and those that failed, also if they were cancelled then; 0 when none has.
+    `average_ticket_minor` is the volume for each order of which something was captured. `by_day` has every day of the
+    period.
     """
 
     currency: str | None
@@ -213,7 +219,7 @@ def _count(groups: Iterable[OrderGroup]) -> int:
 
 
 def _success_rate(groups: Iterable[OrderGroup]) -> float:
-    ended = [group for group in groups if group.status in _SUCCEEDED or group.status == OrderStatus.FAILED]
+    ended = [group for group in groups if group.status in _SUCCEEDED or group.error_code is not None]
     succeeded = _count(group for group in ended if group.status in _SUCCEEDED)
     return round(Fraction(10_000 * succeeded, _count(ended))) / 100 if ended else 0.0
 

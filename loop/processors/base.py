@@ -182,11 +182,18 @@ class Processor(Protocol):
         ...
 
     async def refund(self, account: Account, request: RefundRequest, *, key: IdempotencyKey) -> RefundOutcome:
-        """Give money back."""
+        """Give money back.
+
+        `FAILED` is final, and frees the amount: say it of a refund only when neither this call nor one before it made
+        it. An account that does not know the payment cannot tell, so it is `UNKNOWN` then.
+        """
         ...
 
     async def fetch(self, account: Account, payment: PaymentReference) -> Outcome:
-        """Ask what became of a payment. `NotSent` only if the processor surely never executed it."""
+        """Ask what became of a payment. `NotSent` only if the processor surely never executed it.
+
+        One that is searched for and not found is `Unknown`, with `is_absent` if the search was of all there can be.
+        """
         ...
 
     async def fetch_refund(self, account: Account, refund: RefundReference) -> RefundOutcome:

@@ -317,7 +317,7 @@ class RazorpayProcessor:
         try:
             order_id = payment.reference or await self._find_order(account, payment.request)
             if order_id is None:
-                return Unknown("Razorpay lists no order of this attempt.")
+                return Unknown("Razorpay lists no order of this attempt.", is_absent=True)
             return await then(account, payment.request, order_id, await self._payments(account, order_id))
         except TROUBLE as error:
             return refusal_of(error, payment.reference)

@@ -161,8 +161,8 @@ class StripeProcessor:
             client = self._client_of(account)
             if intent_id is None:
                 intent = await _find_intent(client, payment.request)
-                if intent is None:
-                    return Unknown("Stripe lists no payment of this attempt")
+                if isinstance(intent, Unknown):
+                    return intent
                 intent_id = intent.id
             return outcome_of(await call(client, intent_id), account, request=payment.request)
         except TROUBLE as error:
@@ -186,8 +186,24 @@ class StripeProcessor:
             if is_for_ever(error):
                 return await self._look_for_refund(account, RefundReference(None, request))
             if is_refused_refund(error):
-                return refused_refund(code_of(error) or "it gives no code")
+                return await self._refused_unless_made(account, request, code_of(error) or "it gives no code")
             return RefundOutcome(RefundStatus.UNKNOWN, error_message=reason_of(error))
+
+    async def _refused_unless_made(self, account: Account, request: RefundRequest, code: str) -> RefundOutcome:
+        """Return that a refund is refused, once it is sure that no earlier call has made it.
+
+        Only the account that was paid can say so. Should its key have been replaced by another account's, which knows
+        nothing of the payment, then an earlier call may have been heard all the same.
+        """
+        try:
+            client = self._client_of(account)
+            made = await _find_refund(client, request)
+            if made is not None:
+                return refund_outcome_of(made)
+            await client.v1.payment_intents.retrieve_async(str(request.payment.reference))
+        except TROUBLE as error:
+            return RefundOutcome(RefundStatus.UNKNOWN, error_message=reason_of(error))
+        return refused_refund(code)
 
     async def fetch(self, account: Account, payment: PaymentReference) -> Outcome:
         """Retrieve the intent, or search the newest ones for the attempt's id. Never `NotSent`."""
@@ -200,8 +216,8 @@ class StripeProcessor:
                 intent = await _find_intent(client, payment.request)
             else:
                 intent = await client.v1.payment_intents.retrieve_async(payment.reference)
-            if intent is None:
-                return Unknown("Stripe lists no payment of this attempt")
+            if isinstance(intent, Unknown):
+                return intent
             return outcome_of(intent, account, request=payment.request)
         except TROUBLE as error:
             return Unknown(reason_of(error), payment.reference)
@@ -337,7 +353,7 @@ def _refund_params(request: RefundRequest, *, amount: int, intent_id: str) -> Re
     return params
 
 
-async def _find_intent(client: stripe.StripeClient, request: AuthorizeRequest) -> stripe.PaymentIntent | None:
+async def _find_intent(client: stripe.StripeClient, request: AuthorizeRequest) -> stripe.PaymentIntent | Unknown:
     """Search the intents made since the attempt was, newest first: the list is consistent, Stripe's search is not."""
     params: PaymentIntentListParams = {
         "created": {"gte": int(request.created_at.timestamp()) - CLOCK_MARGIN_S},
@@ -349,9 +365,9 @@ async def _find_intent(client: stripe.StripeClient, request: AuthorizeRequest) -
             if _metadata_of(intent).get("loop_attempt_id") == request.attempt_id:
                 return intent
         if not page.has_more:
-            break
+            return Unknown("Stripe lists no payment of this attempt", is_absent=True)
         params["starting_after"] = page.data[-1].id
-    return None
+    return Unknown("Stripe lists so many payments that this attempt's was not found")
 
 
 async def _find_refund(client: stripe.StripeClient, request: RefundRequest) -> stripe.Refund | None:

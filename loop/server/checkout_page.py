@@ -12,7 +12,7 @@ from starlette.routing import Route
 from loop.domain.declines import unified
 from loop.domain.errors import LoopError
 from loop.domain.money import Money
-from loop.domain.orders import Order, OrderStatus
+from loop.domain.orders import EXPIRED, Order, OrderStatus
 from loop.server.checkout_forms import PaymentForm, form_of
 from loop.server.errors import STATUS_OF
 from loop.server.languages import Language, asked_for, language_of
@@ -121,7 +121,7 @@ def face_of(context: Context, found: SessionInHand) -> Face:
         return Face.COMPLETED
     if order.status is OrderStatus.PROCESSING:
         return Face.PROCESSING
-    if order.status is OrderStatus.CANCELLED and order.last_error_code != "expired":
+    if order.status is OrderStatus.CANCELLED and order.last_error_code != EXPIRED:
         return Face.CANCELLED
     if status is SessionStatus.EXPIRED:
         return Face.EXPIRED

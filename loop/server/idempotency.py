@@ -28,6 +28,12 @@ _EFFECTLESS: Final = frozenset(
 Operation = Callable[[Claim | None], Awaitable[Response]]
 """Does the work, under the claim of its key if it has one: a claim tells of an earlier run whose process died."""
 
+Created = tuple[Sequence[tuple[Write, Parameters]], object]
+"""The writes that create something, and the content of the answer that tells of it."""
+
+Creation = Callable[[], Awaitable[Created]]
+"""Prepares what is created; raises `LoopError` where it may not be."""
+
 
 def keyed_request(request: Request, caller: Caller, *, content: Mapping[str, object]) -> KeyedRequest | None:
     """Return a POST with its Idempotency-Key, None without one; raises `invalid_idempotency_key`."""
@@ -79,22 +85,26 @@ async def once_under(
 
 
 async def create_once(
-    request: Request,
-    keyed: KeyedRequest | None,
-    *,
-    writes: Sequence[tuple[Write, Parameters]],
-    content: object,
+    request: Request, caller: Caller, *, content: Mapping[str, object], creation: Creation
 ) -> Response:
-    """Run the writes that create something and answer 201 with it, or send the first answer under the key again."""
-    context = context_of(request)
+    """Create something and answer 201 with it, or send again what was answered under the same Idempotency-Key."""
+    context, keyed = context_of(request), keyed_request(request, caller, content=content)
+    try:
+        writes, answer = await creation()
+    except LoopError:
+        # What refuses it now may have come after the first request, or follow from it.
+        stored = None if keyed is None else await idempotency.answered(context, keyed)
+        if stored is None:
+            raise
+        return _replayed(stored)
     if keyed is None:
         await context.database.write_at_once(writes)
     else:
-        stored = await idempotency.write_once(context, keyed, writes, answer=StoredAnswer(201, json_text(content)))
+        stored = await idempotency.write_once(context, keyed, writes, answer=StoredAnswer(201, json_text(answer)))
         if stored is not None:
             return _replayed(stored)
     context.runner.wake()
-    return json_response(content, 201)
+    return json_response(answer, 201)
 
 
 def _replayed(stored: StoredAnswer) -> Response:

@@ -9,8 +9,6 @@ from starlette.routing import Route
 
 from loop import metrics
 from loop.domain.errors import not_found, unauthenticated
-from loop.metrics import of
-from loop.server.rate_limits import limiter_of
 from loop.server.request import context_of, header
 
 
@@ -24,9 +22,6 @@ async def show(request: Request) -> Response:
     if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.reveal().encode()):
         raise unauthenticated("metrics_token_needed", "Send the configured metrics_token as Authorization: Bearer.")
     await context.vitals.refresh(context)
-    redis_answers = await limiter_of(request).redis_answers()
-    if redis_answers is not None:
-        of(metrics.REDIS_UP, "limits").set(redis_answers)
     text = await asyncio.to_thread(metrics.exposition)  # there may be thousands of lines
     return Response(text, media_type=metrics.CONTENT_TYPE_LATEST)
 

@@ -49,14 +49,14 @@ def rates_of(settings: Settings) -> Rates:
 
 
 class Limiter(Protocol):
-    """Counts requests, and knows whether Redis answers, where it counts there."""
+    """Counts requests, and knows whether Redis counts them."""
 
     async def take(self, route_class: RouteClass, who: str) -> Taken | None:
         """Take one request's room of somebody's; None where there is no limit. Never raises and never waits long."""
         ...
 
     async def redis_answers(self) -> bool | None:
-        """Tell whether Redis answers at this moment; None without one. Never raises and never waits long."""
+        """Tell whether Redis answers and counts at this moment; None without one. Never raises, never waits long."""
         ...
 
 

@@ -9,7 +9,9 @@ from typing import Final
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
+from loop import metrics
 from loop.domain.rate_limits import BURST_S, SLACK, Taken, taken
+from loop.metrics import of
 from loop.processors.http import require_no_transaction
 from loop.server.rate_limits import LocalLimiter, Rates, RouteClass
 from loop.telemetry import get_logger
@@ -26,6 +28,10 @@ RETRY_AFTER_S: Final = 5.0
 """How long Redis is left alone after it did not answer."""
 
 MAX_CONNECTIONS: Final = 32
+
+PROBE: Final = "loop:limit:probe"
+PROBES_PER_S: Final = 1_000_000
+"""As what Redis is asked whether it counts: nobody's, at a rate that nobody reaches."""
 
 # As `loop.domain.rate_limits.Buckets.take`, by the one clock that all processes share.
 _TAKE: Final = f"""
@@ -64,27 +70,29 @@ class RedisLimiter:
             if now < self._ask_again_at:
                 return await self._local.take(route_class, who)
             self._ask_again_at = now + RETRY_AFTER_S  # one request finds out, the others do not wait for it
+        ahead_us = await self._ask(f"loop:limit:{route_class}:{who}", per_s)
+        return await self._local.take(route_class, who) if ahead_us is None else taken(per_s, ahead_us / 1_000_000)
+
+    async def redis_answers(self) -> bool | None:
+        """See `loop.server.rate_limits.Limiter`; a ping would not tell of a Redis that is full or a replica."""
+        return await self._ask(PROBE, PROBES_PER_S) is not None
+
+    async def _ask(self, key: str, per_s: int) -> float | None:
+        """Take one request's room under a key; return for how many microseconds it is taken, or None without Redis."""
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
-                ahead_us = float(await self._take(keys=[f"loop:limit:{route_class}:{who}"], args=[per_s]))
+                ahead_us = float(await self._take(keys=[key], args=[per_s]))
         except AWAY as error:
             self._note_away(error)
-            return await self._local.take(route_class, who)
+            return None
+        of(metrics.REDIS_UP, "limits").set(1)
         if self._is_away:
             self._is_away = False
             log.info("limits.redis_back")
-        return taken(per_s, ahead_us / 1_000_000)
-
-    async def redis_answers(self) -> bool | None:
-        """See `loop.server.rate_limits.Limiter`."""
-        try:
-            async with asyncio.timeout(ANSWER_WITHIN_S):
-                await self._redis.ping()
-        except AWAY:
-            return False
-        return True
+        return ahead_us
 
     def _note_away(self, error: Exception) -> None:
+        of(metrics.REDIS_UP, "limits").set(0)
         if not self._is_away:
             log.warning("limits.redis_away", error=type(error).__name__, hint="each process counts requests for itself")
         self._is_away = True

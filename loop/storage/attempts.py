@@ -11,12 +11,12 @@ from loop.storage.statements import Parameters, Statement, Write, columns_of, fi
 from loop.storage.tables import PaymentAttempts, table
 
 COUNTED_MAX = 1_000
-"""More than a merchant's accounts times the statuses."""
+"""More than a merchant's accounts times the statuses, twice."""
 
 _attempts = table(PaymentAttempts)
 _MUTABLE = [
     "status", "processor_reference", "action", "error_code", "error_message", "decline_class", "raw_error_code",
-    "is_duplicate", "asked_count", "unclear_since", "updated_at",
+    "is_duplicate", "is_given_up", "asked_count", "unclear_since", "updated_at",
 ]  # fmt: skip
 
 _INSERT = Write(insert(_attempts).values(parameters_for(_attempts, [*field_names(Attempt), "routing_reasons"])))
@@ -31,6 +31,14 @@ _BY_REFERENCE = Statement(
     ),
     Attempt,
 )
+_AT_ACCOUNT = Statement(
+    select(_attempts.c.id)
+    .where(
+        _attempts.c.processor_config_id == bindparam("config_id"), _attempts.c.merchant_id == bindparam("merchant_id")
+    )
+    .limit(1),
+    str,
+)
 _OF_ORDER = Statement(
     select(*columns_of(_attempts, Attempt), _attempts.c.routing_reasons)
     .where(_attempts.c.order_id == bindparam("order_id"), _attempts.c.merchant_id == bindparam("merchant_id"))
@@ -42,17 +50,19 @@ _OF_ORDER = Statement(
 
 @dataclass(frozen=True, slots=True)
 class AttemptCount:
-    """How many of an account's attempts have a status."""
+    """How many of an account's attempts have a status; `is_declined` is so of those that were declined before, too."""
 
     processor_config_id: str
     status: AttemptStatus
+    is_declined: bool
     count: int
 
 
+_IS_DECLINED = _attempts.c.decline_class.is_not(None)
 _COUNTS = Statement(
-    select(_attempts.c.processor_config_id, _attempts.c.status, func.count())
+    select(_attempts.c.processor_config_id, _attempts.c.status, _IS_DECLINED, func.count())
     .where(_attempts.c.merchant_id == bindparam("merchant_id"), _attempts.c.id >= bindparam("from_attempt"))
-    .group_by(_attempts.c.processor_config_id, _attempts.c.status)
+    .group_by(_attempts.c.processor_config_id, _attempts.c.status, _IS_DECLINED)
     .limit(COUNTED_MAX),
     AttemptCount,
 )
@@ -76,6 +86,11 @@ async def get(reader: Reader, attempt_id: str) -> Attempt | None:
 async def by_reference(reader: Reader, config_id: str, reference: str) -> Attempt | None:
     """Return the attempt that a processor account knows by this reference, or None."""
     return await reader.first(_BY_REFERENCE, {"config_id": config_id, "reference": reference})
+
+
+async def is_any_at(reader: Reader, merchant_id: str, config_id: str) -> bool:
+    """Tell whether a merchant's processor account was ever asked to take a payment."""
+    return await reader.first(_AT_ACCOUNT, {"merchant_id": merchant_id, "config_id": config_id}) is not None
 
 
 async def of_order(reader: Reader, merchant_id: str, order_id: str) -> list[tuple[Attempt, tuple[str, ...]]]:

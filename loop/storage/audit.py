@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import ColumnElement, bindparam, func, insert, select, tuple_, union, update
+from sqlalchemy import ColumnElement, Text, bindparam, func, insert, or_, select, tuple_, union, update
 from sqlalchemy.dialects import postgresql
 
 from loop.domain.audit import GENESIS, OPERATOR_CHAIN, AuditEntry, Head, chain_of
@@ -76,7 +76,13 @@ _CONDITIONS: Final[dict[str, ColumnElement[bool]]] = {
     "created_to": _log.c.created_at < bindparam("created_to", type_=UtcTime),
 }
 _FOUND: dict[tuple[str, ...], Statement[AuditEntry]] = {}
-_NEWEST_OF_ALL = Statement(_ENTRY.order_by(_log.c.id.desc()).limit(bindparam("limit")), AuditEntry)
+_NEWEST_OF_ALL = Statement(
+    _ENTRY.where(or_(bindparam("before_id", type_=Text).is_(None), _log.c.id < bindparam("before_id", type_=Text)))
+    .order_by(_log.c.id.desc())
+    .limit(bindparam("limit")),
+    AuditEntry,
+)
+_GET = Statement(_ENTRY.where(_log.c.id == bindparam("entry_id")), AuditEntry)
 _CHAINS = Statement(
     union(select(_heads.c.chain), select(func.coalesce(_log.c.merchant_id, OPERATOR_CHAIN))).limit(CHAINS_MAX), str
 )
@@ -144,9 +150,14 @@ async def found(
     return await reader.all(_FOUND[key], {"merchant_id": merchant_id, **place, **given})
 
 
-async def newest_of_all(reader: Reader, limit: int) -> Sequence[AuditEntry]:
-    """Return the newest entries of every chain: for the operator's commands only."""
-    found = await reader.all(_NEWEST_OF_ALL, {"limit": limit})
+async def get(reader: Reader, entry_id: str) -> AuditEntry | None:
+    """Return an entry of any chain, or None: for the operator's commands only."""
+    return await reader.first(_GET, {"entry_id": entry_id})
+
+
+async def newest_of_all(reader: Reader, limit: int, *, before_id: str | None = None) -> Sequence[AuditEntry]:
+    """Return the newest entries of every chain, from before one of them: for the operator's commands only."""
+    found = await reader.all(_NEWEST_OF_ALL, {"before_id": before_id, "limit": limit})
     return sorted(found, key=lambda entry: (entry.created_at, entry.seq), reverse=True)  # ids of a millisecond mingle
 
 

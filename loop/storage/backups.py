@@ -19,7 +19,7 @@ import asyncpg
 from sqlalchemy import make_url
 
 from loop.domain.errors import configuration, unavailable
-from loop.storage.sqlite import BUSY_TIMEOUT_S
+from loop.storage.sqlite import BUSY_TIMEOUT_S, is_damaged, telling_of
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -91,6 +91,7 @@ def _copy_of(database_url: str, target: IO[bytes], folder: Path, *, told: Progre
 def _copy_sqlite(source_path: Path, copy_path: Path, told: Progress) -> None:
     """Copy a SQLite file by its own backup interface, as it is at one moment, beside whoever writes to it."""
     with (
+        telling_of(source_path),
         closing(sqlite3.connect(source_path, isolation_level=None, timeout=BUSY_TIMEOUT_S)) as source,
         closing(sqlite3.connect(copy_path, isolation_level=None)) as copy,
     ):
@@ -101,11 +102,12 @@ def _copy_sqlite(source_path: Path, copy_path: Path, told: Progress) -> None:
         copy.execute("PRAGMA journal_mode=DELETE")  # one file, without the log beside it
 
 
-def _pour(source: IO[bytes], target: IO[bytes]) -> tuple[int, str]:
+def _pour(source: IO[bytes], target: IO[bytes], told: Callable[[int], None] = lambda _done: None) -> tuple[int, str]:
     size, digest = 0, hashlib.sha256()
     while chunk := source.read(CHUNK):  # ends with the source
         digest.update(chunk)
         size += target.write(chunk)
+        told(size)
     return size, digest.hexdigest()
 
 
@@ -125,10 +127,9 @@ def _tool(name: str, database_url: str, *options: str) -> tuple[list[str], dict[
     if found is None:
         raise configuration("tool_missing", f"{name} is not there: install PostgreSQL's client programs.")
     url = make_url(database_url)
-    environment = dict(os.environ)
-    if url.password is not None:
-        environment["PGPASSWORD"] = str(url.password)
-    bare = url.set(password=None).render_as_string()
+    password = url.password or url.query.get("password")  # in this order, as asyncpg has it
+    environment = {**os.environ, **({} if password is None else {"PGPASSWORD": str(password)})}
+    bare = url._replace(password=None).difference_update_query(["password"]).render_as_string()
     return [found, f"--dbname={bare}", *options], environment
 
 
@@ -162,7 +163,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         raise configuration("backup_damaged", f"{path} cannot be used: {why}.") from error
 
 
-def unpack(path: Path, target: Path) -> Manifest:
+def unpack(path: Path, target: Path, *, told: Progress = lambda _done, _total: None) -> Manifest:
     """Write a backup's database to a new file; raises `backup_damaged` unless it is what the checksum says."""
     with _opened(path) as archive:
         manifest = _manifest(archive, path)
@@ -170,7 +171,7 @@ def unpack(path: Path, target: Path) -> Manifest:
             archive.open(CONTENT) as source,
             os.fdopen(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file,
         ):
-            size, digest = _pour(source, file)
+            size, digest = _pour(source, file, lambda done: told(done, manifest.size))
             file.flush()
             os.fsync(file.fileno())
     if (size, digest) != (manifest.size, manifest.sha256):
@@ -182,7 +183,7 @@ def is_in_use(path: Path) -> bool:
     """Tell whether a SQLite file holds a merchant already."""
     if not path.exists():
         return False
-    with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)) as connection:
+    with telling_of(path), closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)) as connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         return "merchants" in tables and connection.execute("SELECT 1 FROM merchants LIMIT 1").fetchone() is not None
 
@@ -191,13 +192,24 @@ def put_in_place(draft: Path, path: Path, *, aside: Path) -> None:
     """Make a SQLite file the database; one that was there is put aside, whole. Only for who holds it alone."""
     for each in (draft, path):
         if each.exists():
-            with closing(sqlite3.connect(each, timeout=BUSY_TIMEOUT_S)) as connection:
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # what is renamed leaves its log behind
+            _take_in_log(each)  # what is renamed leaves it behind
+    log = path.with_name(f"{path.name}-wal")
     if path.exists():
         path.replace(aside)
+        if log.exists():  # a damaged file's, which may yet help whoever mends it
+            log.replace(aside.with_name(f"{aside.name}-wal"))
     for suffix in ("-wal", "-shm"):  # the log of another database would be taken for this one's
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     draft.replace(path)
+
+
+def _take_in_log(path: Path) -> None:
+    try:
+        with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.DatabaseError as error:
+        if not is_damaged(error):
+            raise
 
 
 async def look_at_postgres(database_url: str) -> tuple[bool, int]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import and_, bindparam, insert, not_, or_, select, text, update
+from sqlalchemy import and_, bindparam, insert, not_, null, or_, select, text, update
 
 from loop.domain.orders import Order, OrderStatus
 from loop.storage.columns import UtcTime
@@ -19,7 +19,7 @@ _orders = table(Orders)
 PAID: Final = frozenset(
     {OrderStatus.AUTHORIZED, OrderStatus.CAPTURED, OrderStatus.PARTIALLY_REFUNDED, OrderStatus.REFUNDED}
 )
-"""The statuses of an order that is paid, whatever became of the money since."""
+"""The statuses of an order that is paid, or whose money is held, whatever was given back since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ _OF_ORDER = Statement(
     CheckoutSession,
 )
 _SESSION_FIELDS = len(field_names(CheckoutSession))
-_IS_PAID = or_(_sessions.c.completed_at.is_not(None), *(_orders.c.status == status for status in sorted(PAID)))
+_IS_PAID = or_(*(_orders.c.status == status for status in sorted(PAID)))
 _IS_OVER = or_(
     _sessions.c.expired_at.is_not(None),
     _sessions.c.expires_at <= bindparam("now", type_=UtcTime),
@@ -111,6 +111,7 @@ _COMPLETE = Write(
     .where(_sessions.c.id == bindparam("session_id"), _sessions.c.completed_at.is_(None))
     .values(completed_at=bindparam("now", type_=UtcTime))
 )
+_TAKE_BACK = Write(update(_sessions).where(_sessions.c.id == bindparam("session_id")).values(completed_at=null()))
 _EXPIRE = Write(
     update(_sessions)
     .where(
@@ -130,6 +131,11 @@ def insertion(session: CheckoutSession) -> tuple[Write, Parameters]:
 def completing(session_id: str, now: datetime) -> tuple[Write, Parameters]:
     """Return the write that marks a checkout session as paid."""
     return _COMPLETE, {"session_id": session_id, "now": now}
+
+
+def taking_back(session_id: str) -> tuple[Write, Parameters]:
+    """Return the write that marks a checkout session as not paid after all."""
+    return _TAKE_BACK, {"session_id": session_id}
 
 
 async def expire(session: Session, session_id: str, now: datetime) -> bool:

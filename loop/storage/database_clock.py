@@ -87,3 +87,5 @@ async def _look_again(clock: DatabaseClock, database: Database) -> None:
             await clock.look(database)
         except LoopError as error:
             log.warning("clock.not_seen", code=error.code)
+        except Exception:
+            log.exception("clock.not_seen")  # it goes on by the last look, and looks again

@@ -181,15 +181,16 @@ _ATTEMPTS = Statement(
     .limit(LISTED_MAX),
     DeliveryAttempt,
 )
-_OLD = (
+_OLD = (  # a CTE: Postgres may run a subquery again for each row, and then deletes more than the limit
     select(_attempts.c.event_id, _attempts.c.endpoint_id, _attempts.c.number)
     .where(_attempts.c.tried_at < bindparam("before", type_=UtcTime))
     .order_by(_attempts.c.tried_at, _attempts.c.event_id, _attempts.c.endpoint_id)
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True)  # several processes purge at the same time
+    .cte("old")
 )
 _PURGE_ATTEMPTS = Write(
-    delete(_attempts).where(tuple_(_attempts.c.event_id, _attempts.c.endpoint_id, _attempts.c.number).in_(_OLD))
+    delete(_attempts).where(tuple_(_attempts.c.event_id, _attempts.c.endpoint_id, _attempts.c.number).in_(select(_OLD)))
 )
 
 

@@ -47,13 +47,15 @@ _GET = Statement(select(*columns_of(_keys, IdempotencyKey)).where(*_OF).with_for
 _TAKE_OVER = Write(update(_keys).where(*_OF, _HELD).values(locked_until=bindparam("new_locked_until", type_=UtcTime)))
 _FINISH = Write(update(_keys).where(*_OF, _HELD).values(parameters_for(_keys, ["status_code", "answer", "subject_id"])))
 _RELEASE = Write(delete(_keys).where(*_OF, _HELD))
-_OLD = (
+_OLD = (  # a CTE: Postgres may run a subquery again for each row, and then deletes more than the limit
     select(*(_keys.c[name] for name in _NAME))
     .where(_keys.c.created_at < bindparam("before", type_=UtcTime))
+    .order_by(_keys.c.created_at)
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True)  # several processes purge at the same time
+    .cte("old")
 )
-_PURGE = Write(delete(_keys).where(tuple_(*(_keys.c[name] for name in _NAME)).in_(_OLD)))
+_PURGE = Write(delete(_keys).where(tuple_(*(_keys.c[name] for name in _NAME)).in_(select(_OLD))))
 
 
 def insertion(row: IdempotencyKey) -> tuple[Write, Parameters]:

@@ -1,14 +1,15 @@
 """Lists of jobs for the operator: what waits, is due, runs, or failed too often."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import Text, bindparam, or_, select
+from sqlalchemy import Boolean, Text, and_, bindparam, or_, select, tuple_
 
 from loop.storage.columns import UtcTime
 from loop.storage.database import Reader
 from loop.storage.jobs import Job
-from loop.storage.statements import Statement, columns_of
+from loop.storage.statements import Parameters, Statement, columns_of
 from loop.storage.tables import Jobs, table
 
 _jobs = table(Jobs)
@@ -43,24 +44,45 @@ _STANDS = {
     JobState.DEAD: (_jobs.c.is_dead.is_(True),),
 }
 _OF_KIND = or_(bindparam("kind", type_=Text).is_(None), _jobs.c.kind == bindparam("kind", type_=Text))
+_AFTER = or_(
+    and_(_jobs.c.is_dead.is_(False), bindparam("after_dead", type_=Boolean)),
+    and_(
+        _jobs.c.is_dead == bindparam("after_dead", type_=Boolean),
+        tuple_(_jobs.c.run_at, _jobs.c.id)
+        > tuple_(bindparam("after_run_at", type_=UtcTime), bindparam("after_id", type_=Text)),
+    ),
+)
 _LIST = {
-    state: Statement(
+    (state, has_cursor): Statement(
         select(*columns_of(_jobs, Job))
-        .where(_OF_KIND, *conditions)
+        .where(_OF_KIND, *conditions, *([_AFTER] if has_cursor else []))
         .order_by(_jobs.c.is_dead.desc(), _jobs.c.run_at, _jobs.c.id)
         .limit(bindparam("limit")),
         Job,
     )
     for state, conditions in _STANDS.items()
+    for has_cursor in (False, True)
 }
 _GET = Statement(select(*columns_of(_jobs, Job)).where(_jobs.c.id == bindparam("job_id")), Job)
 
 
-async def list_jobs(
-    reader: Reader, *, state: JobState | None, kind: str | None, now: datetime, limit: int
-) -> list[Job]:
-    """Return jobs, the dead ones first and then by when they run: of one state and kind, or of all."""
-    return await reader.all(_LIST[state], {"kind": kind, "now": now, "limit": limit})
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs a list has, and after which it begins; None leaves a condition out."""
+
+    state: JobState | None = None
+    kind: str | None = None
+    after: Job | None = None
+
+
+async def list_jobs(reader: Reader, wanted: JobFilter, *, now: datetime, limit: int) -> list[Job]:
+    """Return jobs, the dead ones first and then by when they run."""
+    last = wanted.after
+    place: Parameters = (
+        {} if last is None else {"after_dead": last.is_dead, "after_run_at": last.run_at, "after_id": last.id}
+    )
+    statement = _LIST[wanted.state, last is not None]
+    return await reader.all(statement, {"kind": wanted.kind, "now": now, "limit": limit, **place})
 
 
 async def get(reader: Reader, job_id: str) -> Job | None:

@@ -1,9 +1,10 @@
 """Jobs as rows: inserted by the transaction that makes them necessary, claimed under a lease, fenced at every write."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from typing import Any
 
 from sqlalchemy import (
     Boolean,
@@ -27,6 +28,9 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import GenericFunction
 
 from loop.config import JOB_LEASE_S
 from loop.storage.columns import Document, UtcTime
@@ -82,7 +86,28 @@ Kinds = frozenset[str]
 """Kinds of jobs."""
 
 KINDS_KEPT = 8
-"""For how many sets of kinds the statements are kept; a process has one."""
+"""For how many sets of kinds the statements are kept; a process has one, and two of each with it."""
+
+
+class elements(GenericFunction[str]):  # noqa: N801 - SQLAlchemy names functions by their class
+    """The rows of a JSON array of texts, whose one column is `value`."""
+
+    type = Text()
+    inherit_cache = True
+
+
+@compiles(elements, "sqlite")
+def _elements_sqlite(element: elements, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401 - SQLAlchemy's signature
+    return f"json_each({compiler.process(element.clauses, **kw)})"
+
+
+@compiles(elements, "postgresql")
+def _elements_postgres(element: elements, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401 - as above
+    return f"json_array_elements_text(({compiler.process(element.clauses, **kw)})::json)"
+
+
+_FULL_LANES = elements(bindparam("full_lanes", type_=Document)).table_valued("value")
+"""The lanes of which nothing is claimed; a statement that has none names none, and stays as quick as it is."""
 
 # Literal, as in the partial indexes.
 _DELIVERS = text(f"kind = '{DELIVER}'")
@@ -94,13 +119,18 @@ def _is_one_of(kinds: Kinds | None) -> ColumnElement[bool]:
     return true() if kinds is None else or_(*(_jobs.c.kind == kind for kind in sorted(kinds)))
 
 
-def _claiming(condition: TextClause, kinds: Kinds | None = None) -> Statement[Job]:
+def _is_open(*, has_full_lanes: bool) -> ColumnElement[bool]:
+    return _jobs.c.lane.not_in(select(_FULL_LANES.c.value)) if has_full_lanes else true()
+
+
+def _claiming(condition: TextClause, kinds: Kinds | None = None, *, has_full_lanes: bool = False) -> Statement[Job]:
     due = (  # a CTE: Postgres may run a subquery again for each row, and then claims more than the limit
         select(_jobs.c.id)
         .where(
             _jobs.c.is_dead.is_(False),
             condition,
             _is_one_of(kinds),
+            _is_open(has_full_lanes=has_full_lanes),
             _jobs.c.run_at <= bindparam("now", type_=UtcTime),
         )
         .order_by(_jobs.c.run_at)
@@ -117,9 +147,9 @@ def _claiming(condition: TextClause, kinds: Kinds | None = None) -> Statement[Jo
     )
 
 
-@lru_cache(maxsize=KINDS_KEPT)
-def _claiming_of(kinds: Kinds | None) -> Statement[Job]:
-    return _claiming(_DOES_ANYTHING_ELSE, kinds)
+@lru_cache(maxsize=2 * KINDS_KEPT)
+def _claiming_of(kinds: Kinds | None, *, has_full_lanes: bool) -> Statement[Job]:
+    return _claiming(_DOES_ANYTHING_ELSE, kinds, has_full_lanes=has_full_lanes)
 
 
 _CLAIM_DELIVERIES = _claiming(_DELIVERS)
@@ -164,6 +194,7 @@ _DELIVER_SOON = Write(
         ),
     )
 )
+_LOOKS = "looks"
 _HELD = and_(_jobs.c.id == bindparam("job_id"), _jobs.c.fence == bindparam("held_fence"))
 _FINISH = Write(delete(_jobs).where(_HELD))
 _RENEW = Write(update(_jobs).where(_HELD).values(run_at=bindparam("lease_ends_at", type_=UtcTime)))
@@ -173,6 +204,7 @@ _RESCHEDULE = Write(
     .values(
         run_at=bindparam("next_run_at", type_=UtcTime),
         is_leased=False,
+        arguments=bindparam("new_arguments", type_=Document),
         failures=bindparam("new_failures"),
         is_dead=bindparam("new_is_dead"),
         last_error=bindparam("new_last_error"),
@@ -181,10 +213,12 @@ _RESCHEDULE = Write(
 _LOCK_HELD = Statement(select(_jobs.c.id).where(_HELD).with_for_update(), str)
 
 
-def _next_run(condition: TextClause, kinds: Kinds | None = None) -> ScalarSelect[datetime]:
+def _next_run(
+    condition: TextClause, kinds: Kinds | None = None, *, has_full_lanes: bool = False
+) -> ScalarSelect[datetime]:
     return (
         select(func.min(_jobs.c.run_at, type_=UtcTime))
-        .where(_jobs.c.is_dead.is_(False), condition, _is_one_of(kinds))
+        .where(_jobs.c.is_dead.is_(False), condition, _is_one_of(kinds), _is_open(has_full_lanes=has_full_lanes))
         .scalar_subquery()
     )
 
@@ -198,11 +232,11 @@ class Agenda:
     has_new: bool
 
 
-@lru_cache(maxsize=KINDS_KEPT)
-def _agenda_of(kinds: Kinds | None) -> Statement[Agenda]:
+@lru_cache(maxsize=2 * KINDS_KEPT)
+def _agenda_of(kinds: Kinds | None, *, has_full_lanes: bool) -> Statement[Agenda]:
     return Statement(
         select(
-            _next_run(_DOES_ANYTHING_ELSE, kinds),
+            _next_run(_DOES_ANYTHING_ELSE, kinds, has_full_lanes=has_full_lanes),
             _next_run(_DELIVERS),
             type_coerce(exists(select(_deliveries.c.event_id).where(_IS_NEW)), Boolean),
         ),
@@ -212,7 +246,11 @@ def _agenda_of(kinds: Kinds | None) -> Statement[Agenda]:
 
 _FREE_LEASES = Write(
     update(_jobs)
-    .where(_jobs.c.is_leased.is_(True), _jobs.c.is_dead.is_(False))
+    .where(
+        _jobs.c.is_leased.is_(True),
+        _jobs.c.is_dead.is_(False),
+        _jobs.c.run_at <= bindparam("lease_ends_at", type_=UtcTime),
+    )
     .values(run_at=bindparam("now", type_=UtcTime), is_leased=False)
 )
 _RUN_SOON = Write(
@@ -286,10 +324,22 @@ def rescheduling(
         "job_id": job.id,
         "held_fence": job.fence,
         "next_run_at": run_at,
+        "new_arguments": job.arguments,
         "new_failures": failures,
         "new_is_dead": is_dead,
         "new_last_error": last_error,
     }
+
+
+def looks_of(job: Job) -> int:
+    """Return how often a job has looked in vain; its failures are another count, which ends when it finds out."""
+    return int(str(job.arguments.get(_LOOKS, 0)))
+
+
+def looking_again(job: Job, run_at: datetime, *, last_error: str | None = None) -> tuple[Write, Parameters]:
+    """Return the write that gives a job back which has looked in vain; it must change one row (`require_held`)."""
+    looked = replace(job, arguments={**job.arguments, _LOOKS: looks_of(job) + 1})
+    return rescheduling(looked, run_at, last_error=last_error)
 
 
 def require_held(changed_rows: int) -> None:
@@ -304,16 +354,24 @@ async def renew(session: Session, job: Job, now: datetime) -> None:
 
 
 async def claim(
-    session: Session, now: datetime, limit: int, *, deliveries: int | None = None, kinds: Kinds | None = None
+    session: Session,
+    now: datetime,
+    limit: int,
+    *,
+    deliveries: int | None = None,
+    kinds: Kinds | None = None,
+    full_lanes: Collection[str] = (),
 ) -> Sequence[Job]:
     """Claim up to `limit` jobs that are due or whose lease has ended, and up to `deliveries` (or `limit`) that deliver.
 
-    Of the former only those of these kinds, where kinds are given. New deliveries get their endpoints' jobs before.
+    Of the former only those of these kinds, where kinds are given, and none of a lane that is full. New deliveries get
+    their endpoints' jobs before.
     """
     lease: Parameters = {"now": now, "lease_ends_at": now + LEASE}
     claimed: list[Job] = []
     if limit > 0:
-        claimed += await session.all(_claiming_of(kinds), {**lease, "limit": limit})
+        statement = _claiming_of(kinds, has_full_lanes=bool(full_lanes))
+        claimed += await session.all(statement, {**lease, "limit": limit, "full_lanes": [*full_lanes]})
     deliveries = limit if deliveries is None else deliveries
     if deliveries > 0:
         await _queue_new(session, now)
@@ -333,9 +391,10 @@ async def deliver_soon(session: Session, endpoint_id: str, *, job_id: str, now: 
     await session.run(_DELIVER_SOON, {"endpoint_id": endpoint_id, "job_id": job_id, "arguments": {}, "now": now})
 
 
-async def agenda(reader: Reader, kinds: Kinds | None = None) -> Agenda:
-    """Return what there is to be claimed, and when; of these kinds and of deliveries, where kinds are given."""
-    return await reader.first(_agenda_of(kinds), {}) or Agenda(None, None, has_new=False)
+async def agenda(reader: Reader, kinds: Kinds | None = None, *, full_lanes: Collection[str] = ()) -> Agenda:
+    """Return what `claim` would claim, and when: of these kinds, where any are given, and of no lane that is full."""
+    statement = _agenda_of(kinds, has_full_lanes=bool(full_lanes))
+    return await reader.first(statement, {"full_lanes": [*full_lanes]}) or Agenda(None, None, has_new=False)
 
 
 async def next_due(reader: Reader) -> datetime | None:
@@ -345,9 +404,9 @@ async def next_due(reader: Reader) -> datetime | None:
     return min((at for at in moments if at is not None), default=None)
 
 
-async def free_leases(session: Session, now: datetime) -> int:
-    """Make every leased job due now: only for the one process that holds a SQLite file alone."""
-    return await session.run(_FREE_LEASES, {"now": now})
+async def free_leases(session: Session, now: datetime, *, taken_until: datetime) -> int:
+    """Make jobs due now whose leases were taken by then: only for who knows that their holders have ended since."""
+    return await session.run(_FREE_LEASES, {"now": now, "lease_ends_at": taken_until + LEASE})
 
 
 async def run_soon(session: Session, dedupe_key: str, now: datetime) -> bool:

@@ -27,12 +27,14 @@ from sqlalchemy import (
     insert,
     inspect,
     select,
+    text,
 )
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from loop.domain.errors import LoopError, configuration, unavailable
-from loop.storage.sqlite import BUSY_TIMEOUT_S, is_away
+from loop.storage.postgres import APPLICATION_NAME
+from loop.storage.sqlite import BUSY_TIMEOUT_S, trouble_with
 from loop.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -48,6 +50,8 @@ _IN_USE = frozenset({"55P03", "40P01"})
 
 _POSTGRES_LOCK = 7_461_150
 """An advisory lock, so that two processes that migrate together take turns."""
+
+_OTHERS = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = :name")
 
 _UNPREPARED = {"statement_cache_size": 0, "prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
 """Statements without names: behind PgBouncer the next one on the same connection is somebody else's."""
@@ -133,6 +137,8 @@ def _upgrade(connection: Connection) -> SchemaState:
     steps = pending(before)
     if not steps:
         return before
+    if before.current is not None and not all(step.is_expanding for step in steps):
+        _require_alone(connection)
     config = _config()
     config.attributes["connection"] = connection
     try:
@@ -147,6 +153,22 @@ def _upgrade(connection: Connection) -> SchemaState:
         raise
     _remember(connection, _supported_after(before.supported, steps))
     return _state(connection)
+
+
+def _require_alone(connection: Connection) -> None:
+    """Raise `schema_in_use` where processes of Loop are connected: what is to come takes away what they use.
+
+    Those that come through PgBouncer are not seen: it keeps connections of processes that have ended long ago.
+    """
+    if connection.dialect.name != "postgresql":
+        return
+    others = connection.scalar(_OTHERS, {"name": APPLICATION_NAME})
+    if others:
+        raise unavailable(
+            "schema_in_use",
+            f"A migration takes away what running processes of Loop use, which hold {others} connections: stop them "
+            "all, then run `loop migrate`. `loop migrate plan` says which one it is. Nothing was changed.",
+        )
 
 
 def _supported_after(supported: frozenset[str], steps: Iterable[Step]) -> frozenset[str]:
@@ -203,9 +225,9 @@ async def schema_state(database_url: str) -> SchemaState:
 
 async def _with_connection(database_url: str, work: Callable[[Connection], SchemaState]) -> SchemaState:
     """Run `work` in one transaction on a connection of its own."""
+    if database_url.startswith("sqlite"):
+        return _with_sqlite_connection(database_url, work)
     try:
-        if database_url.startswith("sqlite"):
-            return _with_sqlite_connection(database_url, work)
         # asyncpg reads the URL, here as everywhere: SQLAlchemy does not know sslmode and its like.
         connect = partial(asyncpg.connect, database_url)
         engine = create_async_engine("postgresql+asyncpg://", connect_args={**_UNPREPARED, "async_creator_fn": connect})
@@ -215,9 +237,6 @@ async def _with_connection(database_url: str, work: Callable[[Connection], Schem
         finally:
             await engine.dispose()
     except (OSError, OperationalError, InterfaceError, asyncpg.PostgresError) as error:
-        cause = getattr(error, "orig", None)
-        if isinstance(cause, sqlite3.Error) and not is_away(cause):
-            raise
         raise unavailable(
             "database_unavailable", "The database did not answer; check DATABASE_URL and the server."
         ) from error
@@ -232,6 +251,11 @@ def _with_sqlite_connection(database_url: str, work: Callable[[Connection], Sche
     try:
         with engine.begin() as connection:
             return work(connection)
+    except DBAPIError as error:
+        cause = error.orig
+        if isinstance(cause, sqlite3.Error) and (told := trouble_with(_sqlite_path(database_url), cause)):
+            raise told from error
+        raise
     finally:
         engine.dispose()
 

@@ -86,7 +86,7 @@ _HAS_NO_JOB = ~exists().where(
 """What is being worked on is left out, so that a batch of such orders does not hide the others."""
 _EXPIRED = Statement(
     _WITH_LATEST.where(
-        text("orders.status IN ('pending', 'requires_action')"),  # literal, as in the partial index
+        text("orders.status IN ('pending', 'requires_action', 'failed')"),  # literal, as in the partial index
         _orders.c.expires_at <= bindparam("now", type_=UtcTime),
         _HAS_NO_JOB,
     )

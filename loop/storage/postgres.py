@@ -42,6 +42,8 @@ WRITE_TRIES = 3
 IDLE_S = 300.0
 """A connection that nobody used for so long is replaced: a firewall on the way may have forgotten it."""
 STATEMENT_CACHE = 512
+APPLICATION_NAME = "loop"
+"""By which the server, and a migration, know whose connection it is."""
 _PLACEHOLDER = re.compile(r"\$(\d+)")
 
 _UNDONE = (
@@ -68,6 +70,11 @@ _AWAY = (
 )
 
 _IN_THE_WAY = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+
+
+def _settings() -> dict[str, str]:
+    """Return what a connection of Loop's own tells the server; `migrate` looks for the name."""
+    return {"application_name": APPLICATION_NAME, **_bounds()}
 
 
 def _bounds() -> dict[str, str]:
@@ -214,7 +221,7 @@ class _Connections:
             command_timeout=COMMAND_TIMEOUT_S,
             statement_cache_size=0 if self.is_pooled else STATEMENT_CACHE,
             max_cached_statement_lifetime=0,
-            server_settings={} if self.is_pooled else _bounds(),
+            server_settings={} if self.is_pooled else _settings(),
         )
 
     def give_back(self, connection: Connection, *, is_usable: bool) -> None:

@@ -32,10 +32,13 @@ class ProcessorConfig:
     removed_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    credentials_changed_at: datetime | None = None
+    """When they were last replaced, not counting the webhook secret: it may be another account since then."""
 
 
 _MUTABLE = [
     "credentials", "earlier_webhook_secrets", "is_enabled", "priority", "is_test_mode", "removed_at", "updated_at",
+    "credentials_changed_at",
 ]  # fmt: skip
 _new = postgresql.insert(_configs).values(parameters_for(_configs, field_names(ProcessorConfig)))
 _UPSERT = Write(
@@ -84,10 +87,13 @@ _LIVE_ONES = Statement(
     str,
 )
 _IN_USE = Statement(select(_configs.c.processor).distinct().limit(100), str)
-_LONG_REMOVED = (
-    select(_configs.c.id).where(_configs.c.removed_at < bindparam("before", type_=UtcTime)).limit(bindparam("limit"))
+_LONG_REMOVED = (  # a CTE, as whatever is limited: Postgres may run a subquery again for each row
+    select(_configs.c.id)
+    .where(_configs.c.removed_at < bindparam("before", type_=UtcTime))
+    .limit(bindparam("limit"))
+    .cte("long_removed")
 )
-_PURGE = Write(delete(_configs).where(_configs.c.id.in_(_LONG_REMOVED)))
+_PURGE = Write(delete(_configs).where(_configs.c.id.in_(select(_LONG_REMOVED))))
 
 
 async def put(session: Session, config: ProcessorConfig) -> None:

@@ -111,20 +111,24 @@ _USE_TOKEN = Write(
     .where(_tokens.c.token_hash == bindparam("hash"), _tokens.c.used_at.is_(None))
     .values(used_at=bindparam("now", type_=UtcTime))
 )
-_OUTLIVED_TOKENS = (
+_OUTLIVED_TOKENS = (  # a CTE: Postgres may run a subquery again for each row, and then deletes more than the limit
     select(_tokens.c.token_hash)
     .where(_tokens.c.expires_at < bindparam("before", type_=UtcTime))
+    .order_by(_tokens.c.expires_at)
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True)  # several processes purge at the same time
+    .cte("outlived")
 )
-_PURGE_TOKENS = Write(delete(_tokens).where(_tokens.c.token_hash.in_(_OUTLIVED_TOKENS)))
+_PURGE_TOKENS = Write(delete(_tokens).where(_tokens.c.token_hash.in_(select(_OUTLIVED_TOKENS))))
 _OUTLIVED = (
     select(_sessions.c.id)
     .where(_sessions.c.expires_at < bindparam("before", type_=UtcTime))
+    .order_by(_sessions.c.expires_at)
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True)
+    .cte("outlived")
 )
-_PURGE = Write(delete(_sessions).where(_sessions.c.id.in_(_OUTLIVED)))
+_PURGE = Write(delete(_sessions).where(_sessions.c.id.in_(select(_OUTLIVED))))
 
 
 async def add(session: Session, sign_in: SignInSession) -> None:

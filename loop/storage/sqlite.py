@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 
 import aiosqlite
 
-from loop.domain.errors import LoopError, unavailable
+from loop.domain.errors import LoopError, configuration, unavailable
 from loop.storage.database import ConstraintError
 from loop.storage.statements import Parameters, Statement, Write
 from loop.telemetry import open_transaction
@@ -111,7 +111,11 @@ class SqliteSession:
 
     def _run(self, write: Write, parameters: Parameters) -> int:
         compiled = write.for_sqlite()
-        return _execute(self._connection, compiled.text, compiled.arguments(parameters)).rowcount
+        changed = _execute(self._connection, compiled.text, compiled.arguments(parameters)).rowcount
+        if changed >= 0:
+            return changed
+        # Python's driver does not count the rows of a write that begins with WITH.
+        return int(_execute(self._connection, "SELECT changes()", []).fetchone()[0])
 
 
 _AWAY = frozenset(
@@ -129,6 +133,45 @@ def _result_of(error: sqlite3.Error) -> int:
 def is_away(error: sqlite3.Error) -> bool:
     """Tell whether SQLite failed for want of its file or disk, and not for what it was asked."""
     return _result_of(error) in _AWAY
+
+
+_DAMAGED = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
+_DENIED = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM})
+
+
+def is_damaged(error: sqlite3.Error) -> bool:
+    """Tell whether SQLite found its file to be none, or not as it was written."""
+    return _result_of(error) in _DAMAGED
+
+
+def trouble_with(path: Path, error: sqlite3.Error) -> LoopError | None:
+    """Return what to tell the operator of an error that is the file's or the disk's; None for one of what was asked."""
+    if is_damaged(error):
+        return configuration(
+            "database_damaged",
+            f"{path} is damaged or no SQLite database ({error}): stop Loop, and bring a backup back by "
+            "`loop restore FILE --replace`, which puts this file aside.",
+        )
+    if _result_of(error) in _DENIED:
+        return unavailable(
+            "database_unavailable",
+            f"{path} cannot be opened for reading and writing ({error}): the user that runs this needs both, for the "
+            "file and for its directory.",
+        )
+    if is_away(error):
+        return unavailable("database_unavailable", f"SQLite could not use {path} ({error}); see to its disk.")
+    return None
+
+
+@contextmanager
+def telling_of(path: Path) -> Iterator[None]:
+    """Tell the operator what is wrong with a file, where an error of SQLite's ends the block."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if told := trouble_with(path, error):
+            raise told from error
+        raise
 
 
 def _lost(why: str) -> LoopError:

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import String, bindparam, case, cast, func, select
+from sqlalchemy import String, and_, bindparam, case, cast, func, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 
 from loop.domain.ids import PREFIX_ORDER, first_id
-from loop.domain.orders import OrderStatus
+from loop.domain.orders import EXPIRED, OrderStatus
 from loop.storage.columns import UtcTime
 from loop.storage.database import Reader
 from loop.storage.statements import Parameters, Statement, Write
@@ -54,7 +54,8 @@ def _utc_day_postgres(element: utc_day, compiler: SQLCompiler, **kw: Any) -> str
 class OrderGroup:
     """Orders of one currency, day, status, processor and decline: how many, and what was captured in minor units.
 
-    `error_code` is the unified decline code of failed orders, and None of all others.
+    `error_code` is the unified decline code of orders that failed, also if they were cancelled then, and None of all
+    others.
     """
 
     currency: str
@@ -67,8 +68,11 @@ class OrderGroup:
 
 
 _DAY = utc_day(_orders.c.created_at)
+_HAD_FAILED = and_(_orders.c.status == OrderStatus.CANCELLED, _orders.c.last_error_code != EXPIRED)
 _ERROR = case(
-    (_orders.c.status == OrderStatus.FAILED, func.coalesce(_orders.c.last_error_code, UNNAMED_DECLINE)), else_=None
+    (_orders.c.status == OrderStatus.FAILED, func.coalesce(_orders.c.last_error_code, UNNAMED_DECLINE)),
+    (_HAD_FAILED, _orders.c.last_error_code),
+    else_=None,
 )
 _GROUPS = Statement(
     select(

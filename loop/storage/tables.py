@@ -35,6 +35,7 @@ DELIVER = "deliver_webhooks"
 """The kind of the jobs that deliver: they have workers of their own, so that nothing else waits behind them."""
 
 _LIVE = ", ".join(f"'{status}'" for status in sorted(LIVE_STATUSES))
+_EXPIRING = "status IN ('pending', 'requires_action', 'failed') AND expires_at IS NOT NULL"
 
 
 def table(model: type[SQLModel]) -> Table:
@@ -98,7 +99,7 @@ class RefreshTokens(SQLModel, table=True):
     family_id: str = Field(index=True, max_length=40)
     merchant_id: str = Field(foreign_key="merchants.id", index=True, max_length=40)
     used_at: datetime | None = _time(is_nullable=True)
-    expires_at: datetime = _time()
+    expires_at: datetime = Field(sa_column=Column(UtcTime, nullable=False, index=True))
     created_at: datetime = _time()
 
 
@@ -123,6 +124,7 @@ class ProcessorConfigs(SQLModel, table=True):
     removed_at: datetime | None = _time(is_nullable=True)
     created_at: datetime = _time()
     updated_at: datetime = _time()
+    credentials_changed_at: datetime | None = _time(is_nullable=True)
 
 
 class RoutingRules(SQLModel, table=True):
@@ -182,8 +184,8 @@ class Orders(SQLModel, table=True):
         Index(
             "ix_orders_expiring",
             "expires_at",
-            sqlite_where=text("status IN ('pending', 'requires_action')"),
-            postgresql_where=text("status IN ('pending', 'requires_action')"),
+            sqlite_where=text(_EXPIRING),
+            postgresql_where=text(_EXPIRING),
         ),
         Index(
             "ix_orders_processing",
@@ -258,6 +260,7 @@ class PaymentAttempts(SQLModel, table=True):
     decline_class: str | None = Field(default=None, max_length=20)
     raw_error_code: str | None = Field(default=None, max_length=120)
     is_duplicate: bool = _flag()
+    is_given_up: bool = _flag()
     asked_count: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("0")))
     unclear_since: datetime | None = _time(is_nullable=True)
     created_at: datetime = _time()

@@ -294,6 +294,15 @@ class ProcessorContract:
         assert outcome.error_code
         assert subject.refunds_of(processor, payment.request.attempt_id) == 0
 
+    async def test_refund_of_an_unknown_payment_is_not_called_failed(
+        self, processor: Processor, subject: Subject
+    ) -> None:
+        """An account that does not know the payment may be another than the paid one, which may have refunded it."""
+        payment = await self.paid(processor, subject)
+        elsewhere = replace(payment, reference=f"{str(payment.reference)[:-4]}none")
+        outcome = await processor.refund(subject.account, new_refund(elsewhere, PART), key=new_key("refund"))
+        assert outcome.status is RefundStatus.UNKNOWN
+
     async def test_unheard_refund_is_not_called_failed(self, processor: Processor, subject: Subject) -> None:
         """A refund that nobody asked for yet is unknown, so that it is asked for again under its key."""
         payment = await self.paid(processor, subject)

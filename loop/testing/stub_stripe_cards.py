@@ -1,4 +1,4 @@
-"""Stripe's public test tokens, what each makes a payment do, and the stand-in's own tokens for faults."""
+"""Stripe's public test tokens of cards and bank accounts, what each does, and the stand-in's own tokens for faults."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +16,8 @@ class Decline:
     """Why a bank says no, in Stripe's words; `advice` is Stripe's advice_code."""
 
     code: str = "card_declined"
-    decline_code: str
+    decline_code: str | None
+    """None where a bank returns a debit: only a card's issuer says more than the code."""
     message: str = "Your card was declined."
     advice: str | None = None
 
@@ -34,6 +35,9 @@ class Card:
     """The reason that the bank gives, None where it is content."""
     is_inquiry: bool = False
     quirk: Quirk | None = None
+    is_bank_account: bool = False
+    """A debit of it is `processing` until the bank has decided."""
+    is_never_decided: bool = False
 
 
 _BRANDS: Mapping[str, tuple[str, str]] = {
@@ -119,6 +123,36 @@ _BEHAVIOURS: Mapping[str, Card] = {
     "serverError": Card(quirk="server_error"),
 }
 
+_BANK_ACCOUNTS: Mapping[str, Card] = {
+    "success": Card(last4="6789", is_bank_account=True),
+    "processing": Card(last4="0009", is_bank_account=True, is_never_decided=True),
+    "accountClosed": Card(
+        last4="1113",
+        is_bank_account=True,
+        decline=Decline(
+            code="account_closed", decline_code=None, message="The customer's bank account has been closed."
+        ),
+    ),
+    "debitNotAuthorized": Card(
+        last4="3335",
+        is_bank_account=True,
+        decline=Decline(
+            code="debit_not_authorized",
+            decline_code=None,
+            message="The customer has notified their bank that this payment was unauthorized.",
+        ),
+    ),
+    "insufficientFunds": Card(
+        last4="2227",
+        is_bank_account=True,
+        decline=Decline(
+            code="insufficient_funds",
+            decline_code=None,
+            message="The customer's account has insufficient funds to cover this payment.",
+        ),
+    ),
+}
+
 AUTHENTICATION_REQUIRED = Decline(
     code="authentication_required",
     decline_code="authentication_required",
@@ -127,10 +161,14 @@ AUTHENTICATION_REQUIRED = Decline(
 """The decline of a card that asks for its holder when the holder is not there (`off_session`)."""
 
 _TOKEN = re.compile(r"(?:pm_card|tok)_(.+)")
+_BANK_TOKEN = re.compile(r"pm_usBankAccount_(.+)")
 
 
 def card_of(token: str) -> Card | None:
-    """Return what a test token (`pm_card_visa`, `tok_visa_chargeDeclined`, …) does, or None for an unknown one."""
+    """Return what a test token (`pm_card_visa`, `pm_usBankAccount_success`, …) does, or None for an unknown one."""
+    of_bank = _BANK_TOKEN.fullmatch(token)
+    if of_bank is not None:
+        return _BANK_ACCOUNTS.get(of_bank[1])
     matched = _TOKEN.fullmatch(token)
     if matched is None:
         return None

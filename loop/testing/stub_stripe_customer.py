@@ -38,6 +38,7 @@ class StripeCustomer:
         app.router.add_get(page, self._show_challenge)
         app.router.add_post(page, self._answer_challenge)
         app.router.add_post(f"{CONTROL}/intents/{{id}}/pay", control(self._pay))
+        app.router.add_post(f"{CONTROL}/intents/{{id}}/decide", control(self._decide))
         app.router.add_post(f"{CONTROL}/refunds/{{id}}/settle", control(self._settle_refund))
         app.router.add_post(f"{CONTROL}/disputes", control(self._open_dispute))
         app.router.add_post(f"{CONTROL}/disputes/{{id}}/move", control(self._move_dispute))
@@ -83,6 +84,13 @@ class StripeCustomer:
         intent = work.must("payment_intents", intent["id"])
         if passes is not None and intent["status"] == "requires_action":
             self._authenticate(work, intent, has_passed=bool(passes))
+        await self._keep(work)
+        return web.json_response({"intent": public(intent), "error": intent["last_payment_error"]})
+
+    async def _decide(self, request: web.Request) -> web.StreamResponse:
+        """Let the bank answer a debit, days after it was sent: by success or failure, as the test account says."""
+        work, intent = self._found(request, "payment_intents", object_id=request.match_info["id"])
+        intents.decide(work, intent)
         await self._keep(work)
         return web.json_response({"intent": public(intent), "error": intent["last_payment_error"]})
 
@@ -169,9 +177,13 @@ class StripeCustomer:
 
 
 def _confirmed(work: Work, sent: JsonObject) -> StripeError | None:
-    """Confirm the intent that a work is about; return how Stripe refuses, if it does."""
+    """Confirm the intent that a work is about; return how Stripe refuses, if it does.
+
+    Stripe's form shows the mandate of a debit, and whoever confirms there has accepted it.
+    """
+    accepted = {"customer_acceptance": {"type": "online"}}
     try:
-        intents.confirm(work, check(sent, intents.CONFIRM))
+        intents.confirm(work, {"mandate_data": accepted, **check(sent, intents.CONFIRM)})
     except StripeError as refusal:
         return refusal
     return None

@@ -40,6 +40,19 @@ _METHOD: Mapping[str, Param] = {
         },
     ),
     "return_url": Param(),
+    "mandate_data": Param(
+        "object",
+        fields={
+            "customer_acceptance": Param(
+                "object",
+                is_required=True,
+                fields={
+                    "type": Param("enum", is_required=True, choices=("online", "offline")),
+                    "online": Param("object", fields={"ip_address": Param(), "user_agent": Param()}),
+                },
+            )
+        },
+    ),
     "off_session": Param("boolean"),
     "receipt_email": Param(),
     "expand": Param("strings"),
@@ -80,7 +93,7 @@ def create(work: Work, params: JsonObject) -> JsonObject:
     params["currency"] = checked_currency(params["currency"])
     checked_amount(params["amount"], params["currency"])
     is_confirmed = params.get("confirm", False)
-    for name in ("return_url", "off_session"):
+    for name in ("return_url", "off_session", "mandate_data"):
         if name in params and not is_confirmed:
             raise StripeError(400, f"`{name}` may only be given when `confirm` is true.", param=name)
     method = _given_method(work, params)
@@ -159,7 +172,7 @@ def capture(work: Work, params: JsonObject) -> JsonObject:
 def cancel(work: Work, params: JsonObject) -> JsonObject:
     """End an intent that has not succeeded, releasing what it holds."""
     intent = _target(work)
-    if intent["status"] not in CANCELABLE:
+    if intent["status"] not in CANCELABLE or _is_at_the_bank(work, intent):
         raise unexpected_state(
             f"You cannot cancel this PaymentIntent because it has a status of {intent['status']}. Only a "
             f"PaymentIntent with one of the following statuses may be canceled: {', '.join(CANCELABLE)}.",
@@ -170,6 +183,8 @@ def cancel(work: Work, params: JsonObject) -> JsonObject:
         charge |= {"amount_refunded": charge["amount"], "refunded": True}
         work.put("charges", charge)
         work.enter("void", intent["amount_capturable"], charge=charge, object_id=charge["id"])
+    if intent["status"] == "processing":
+        work.put("charges", work.must("charges", intent["latest_charge"]) | {"status": "failed"})
     intent |= {
         "status": "canceled",
         "canceled_at": work.now_s,
@@ -203,6 +218,37 @@ def authenticate(work: Work, intent: JsonObject, *, has_passed: bool) -> None:
         },
     }
     work.put("payment_intents", intent)
+    emit(work, "payment_intent.payment_failed", about=intent)
+
+
+def decide(work: Work, intent: JsonObject) -> None:
+    """Let the bank say what became of a debit, as its test account has it; ValueError when it has none to decide."""
+    method = work.get("payment_methods", intent["payment_method"] or "")
+    account = None if method is None else behaviour_of(method)
+    if intent["status"] != "processing" or method is None or account is None or account.is_never_decided:
+        raise ValueError(f"no bank decides about an intent that is {intent['status']}, or not about this one")
+    charge = work.must("charges", intent["latest_charge"])
+    if account.decline is None:
+        charge |= {"status": "succeeded", "paid": True}
+        _take(work, intent, charge=charge, amount=intent["amount"])
+        work.enter("charge", intent["amount"], charge=charge, object_id=charge["id"])
+        emit(work, "charge.succeeded", about=charge)
+        emit(work, "payment_intent.succeeded", about=intent)
+        return
+    told = {"code": account.decline.code, "message": account.decline.message, "type": "invalid_request_error"}
+    charge |= {
+        "status": "failed",
+        "failure_code": account.decline.code,
+        "failure_message": account.decline.message,
+    }
+    intent |= {
+        "status": "requires_payment_method",
+        "payment_method": None,
+        "last_payment_error": {**told, "charge": charge["id"], "payment_method": public(method)},
+    }
+    work.put("charges", charge)
+    work.put("payment_intents", intent)
+    emit(work, "charge.failed", about=charge)
     emit(work, "payment_intent.payment_failed", about=intent)
 
 
@@ -264,18 +310,56 @@ def _confirm(work: Work, intent: JsonObject, *, method: JsonObject, params: Json
             "Payment Intents.",
             param="return_url",
         )
+    account = behaviour_of(method)
+    if account.is_bank_account:
+        _check_debit(intent, params)
     intent |= {
         "payment_method": method["id"],
         "last_payment_error": None,
         "next_action": None,
         "_return_url": return_url,
     }
-    if not behaviour_of(method).asks_authentication:
+    if account.is_bank_account:
+        _debit(work, intent, method=method)
+    elif not account.asks_authentication:
         _charge(work, intent, method=method)
     elif params.get("off_session", False):
         _decline(work, intent, method=method, decline=AUTHENTICATION_REQUIRED)
     else:
         _challenge(work, intent, return_url=return_url)
+
+
+def _check_debit(intent: JsonObject, params: JsonObject) -> None:
+    if intent["currency"] != "usd":
+        raise StripeError(400, "Only the currency usd can be debited from a us_bank_account.", param="payment_method")
+    if intent["capture_method"] == "manual":
+        raise StripeError(
+            400, "The payment method type us_bank_account does not support manual capture.", param="payment_method"
+        )
+    if "mandate_data" not in params:
+        raise StripeError(
+            400,
+            "This PaymentIntent requires a mandate, but no existing mandate was found. Collect mandate acceptance from "
+            "the customer and try again, providing acceptance data in the mandate_data parameter.",
+            details={"payment_intent": public(intent)},
+        )
+
+
+def _debit(work: Work, intent: JsonObject, *, method: JsonObject) -> None:
+    charge = new_charge(work, intent, method=method)
+    charge |= {"status": "pending", "paid": False}
+    intent |= {"status": "processing", "latest_charge": charge["id"]}
+    work.put("charges", charge)
+    work.put("payment_intents", intent)
+    emit(work, "charge.pending", about=charge)
+    emit(work, "payment_intent.processing", about=intent)
+
+
+def _is_at_the_bank(work: Work, intent: JsonObject) -> bool:
+    """Tell whether a debit is on its way, which only the test account that is never decided about calls back."""
+    if intent["status"] != "processing":
+        return False
+    return not behaviour_of(work.must("payment_methods", intent["payment_method"])).is_never_decided
 
 
 def _challenge(work: Work, intent: JsonObject, *, return_url: str | None) -> None:

@@ -23,7 +23,7 @@ _EXPANDABLE: Mapping[str, str] = {
     "balance_transaction": "balance_transactions",
     "failure_balance_transaction": "balance_transactions",
 }
-_SOURCES: Mapping[str, str] = {"ch": "charges", "re": "refunds", "du": "disputes"}
+_SOURCES: Mapping[str, str] = {"ch": "charges", "py": "charges", "re": "refunds", "du": "disputes"}
 """What a balance transaction is of, by the prefix of its `source`."""
 
 
@@ -51,30 +51,47 @@ def emit(work: Work, kind: str, *, about: JsonObject) -> None:
 
 def new_payment_method(work: Work, token: str, *, card: Card) -> JsonObject:
     """Return the payment method a test token stands for; Stripe too answers a fresh `pm_` id for each use."""
+    kind = "us_bank_account" if card.is_bank_account else "card"
     method = {
         "id": work.new_id("pm"),
         "object": "payment_method",
         "allow_redisplay": "unspecified",
         "billing_details": {"address": None, "email": None, "name": None, "phone": None},
-        "card": {
-            "brand": card.brand,
-            "checks": {"address_line1_check": None, "address_postal_code_check": None, "cvc_check": None},
-            "country": "US",
-            "exp_month": 12,
-            "exp_year": 2034,
-            "fingerprint": f"stub{card.brand}{card.last4}",
-            "funding": "credit",
-            "last4": card.last4,
-        },
+        kind: _bank_account(card) if card.is_bank_account else _card(card),
         "created": work.now_s,
         "customer": None,
         "livemode": work.livemode,
         "metadata": {},
-        "type": "card",
+        "type": kind,
         "_token": token,
     }
     work.put("payment_methods", method)
     return method
+
+
+def _card(card: Card) -> JsonObject:
+    return {
+        "brand": card.brand,
+        "checks": {"address_line1_check": None, "address_postal_code_check": None, "cvc_check": None},
+        "country": "US",
+        "exp_month": 12,
+        "exp_year": 2034,
+        "fingerprint": f"stub{card.brand}{card.last4}",
+        "funding": "credit",
+        "last4": card.last4,
+    }
+
+
+def _bank_account(account: Card) -> JsonObject:
+    return {
+        "account_holder_type": "individual",
+        "account_type": "checking",
+        "bank_name": "STRIPE TEST BANK",
+        "fingerprint": f"stubbank{account.last4}",
+        "last4": account.last4,
+        "routing_number": "110000000",
+        "status_details": {},
+    }
 
 
 def behaviour_of(method: JsonObject) -> Card:
@@ -137,9 +154,10 @@ def new_intent(work: Work, params: JsonObject) -> JsonObject:
 
 def new_charge(work: Work, intent: JsonObject, *, method: JsonObject) -> JsonObject:
     """Return an authorised, uncaptured charge for an intent."""
-    card = method["card"]
+    kind = method["type"]
+    shown = ("brand", "country", "exp_month", "exp_year", "last4") if kind == "card" else ("bank_name", "last4")
     return {
-        "id": work.new_id("ch"),
+        "id": work.new_id("ch" if kind == "card" else "py"),
         "object": "charge",
         "amount": intent["amount"],
         "amount_captured": 0,
@@ -168,10 +186,7 @@ def new_charge(work: Work, intent: JsonObject, *, method: JsonObject) -> JsonObj
         "paid": True,
         "payment_intent": intent["id"],
         "payment_method": method["id"],
-        "payment_method_details": {
-            "card": {name: card[name] for name in ("brand", "country", "exp_month", "exp_year", "last4")},
-            "type": "card",
-        },
+        "payment_method_details": {kind: {name: method[kind][name] for name in shown}, "type": kind},
         "receipt_email": intent["receipt_email"],
         "refunded": False,
         "status": "succeeded",

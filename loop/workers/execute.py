@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from loop import metrics
@@ -13,6 +14,7 @@ from loop.telemetry import bind, get_logger
 from loop.traces import Attributes, SpanKind, note, resumed
 from loop.workflows.context import Context
 from loop.workflows.jobs import JOBS, backoff_s
+from loop.workflows.leases import Lease
 
 log = get_logger(__name__)
 
@@ -32,10 +34,11 @@ async def execute(context: Context, job: Job) -> object:
         bind(correlation_id=job.correlation_id, job=job.kind, subject=job.subject),
         resumed(job.trace_context, f"job {job.kind}", kind=SpanKind.CONSUMER, attributes=_ids_of(job)),
     ):
-        renewing = asyncio.create_task(_renew(context, job))
+        lease = Lease(job, context.database, context.now, call_s=context.settings.processor_timeout_s)
+        renewing = asyncio.create_task(_renew(lease, job))
         try:
             async with asyncio.timeout(kind.deadline_s):
-                result = await kind.handler(context, job)
+                result = await kind.handler(replace(context, lease=lease), job)
             ending = "ended"
         except LeaseLostError:
             ending = "lease_lost"
@@ -64,12 +67,13 @@ def _ids_of(job: Job) -> Attributes:
     }
 
 
-async def _renew(context: Context, job: Job) -> None:
+async def _renew(lease: Lease, job: Job) -> None:
     while True:  # ends with the job: its deadline is the bound
         await asyncio.sleep(RENEW_EVERY_S)
         try:
-            async with context.database.transaction() as session:
-                await jobs.renew(session, job, context.now())
+            await lease.renew()
+        except LeaseLostError:
+            return  # the handler ends before its next call, or at its next commit
         except Exception:  # noqa: BLE001 - the fence decides at the job's own write; a missed renewal is only logged
             log.warning("job.not_renewed", job_id=job.id)
 

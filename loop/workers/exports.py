@@ -51,7 +51,7 @@ def _opened(context: Context, endpoint: str) -> "Exports":
     except ModuleNotFoundError as error:
         raise configuration(
             "otel_not_installed",
-            "otel_exporter_otlp_endpoint is set, and what sends there is not installed: pip install 'loop[otel]'.",
+            "otel_exporter_otlp_endpoint is set, and what sends there is not installed: it is Loop's extra `otel`.",
         ) from error
     settings = context.settings
     collector = Collector(

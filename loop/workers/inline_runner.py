@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 from loop.domain.audit import SYSTEM
 from loop.storage import jobs
@@ -11,6 +12,7 @@ from loop.storage.jobs import Job
 from loop.storage.tables import DELIVER
 from loop.telemetry import get_logger
 from loop.workers.execute import execute, hand_back
+from loop.workers.lanes import Lanes
 from loop.workflows.context import Context
 from loop.workflows.jobs import JOBS
 
@@ -21,7 +23,7 @@ NAP_S = 1.0
 JITTER = 0.2
 """Which part of that is left to chance, so that processes do not look all at once."""
 SHUTDOWN_S = 20.0
-"""How long a stop waits for running jobs; what is still running then is cancelled, and another process's."""
+"""How long after a stop has begun jobs may run; what is still running then is cancelled, and another process's."""
 
 PAUSE_S = 0.01
 """How long it sleeps when another process is just taking notice of the deliveries that are new."""
@@ -34,12 +36,12 @@ class InlineRunner:
     """Runs jobs as tasks of the event loop, a bounded number at a time, and those that deliver beside the others."""
 
     def __init__(self, concurrency: int) -> None:
-        self._concurrency = concurrency
+        self._lanes = Lanes(concurrency)
         self._woken = asyncio.Event()
         self._running: dict[asyncio.Task[object], tuple[Context, Job]] = {}
-        self._claimed = 0
         self._delivering = 0
         self._is_stopping = False
+        self._stopped_by = 0.0
         self._claiming = asyncio.Lock()
 
     def start(self, context: Context, job: Job) -> asyncio.Task[object]:
@@ -61,7 +63,7 @@ class InlineRunner:
     @property
     def has_room(self) -> bool:
         """Whether it would claim something if it were due."""
-        has_any = self._claimed < self._concurrency or self._delivering < ENDPOINTS_AT_ONCE
+        has_any = self._lanes.room > 0 or self._delivering < ENDPOINTS_AT_ONCE
         return has_any and not self._is_stopping
 
     async def run(self, context: Context) -> None:
@@ -84,12 +86,14 @@ class InlineRunner:
 
     async def _claim(self, context: Context) -> float:
         """Start what is due and there is room for; return for how many seconds nothing more can be."""
-        room, room_to_deliver = self._concurrency - self._claimed, ENDPOINTS_AT_ONCE - self._delivering
+        # No more at a time than any lane may have; the next look, which follows at once, leaves out those full by then.
+        room, full_lanes = self._lanes.left, self._lanes.full
+        room_to_deliver = ENDPOINTS_AT_ONCE - self._delivering
         if not self.has_room:
             return NAP_S
         kinds = frozenset(JOBS)
         async with context.database.reading() as reader:
-            agenda = await jobs.agenda(reader, kinds)
+            agenda = await jobs.agenda(reader, kinds, full_lanes=full_lanes)
         now = context.now()
         wait_s = _seconds_until(agenda.jobs_at, now, room)
         wait_to_deliver_s = 0.0 if agenda.has_new else _seconds_until(agenda.deliveries_at, now, room_to_deliver)
@@ -103,16 +107,20 @@ class InlineRunner:
                 0 if wait_s > 0 else room,
                 deliveries=0 if wait_to_deliver_s > 0 else room_to_deliver,
                 kinds=kinds,
+                full_lanes=full_lanes,
             )
         for job in claimed:
-            is_delivery = job.kind == DELIVER
-            self._claimed += not is_delivery
-            self._delivering += is_delivery
-            self.start(context, job).add_done_callback(self._release_delivery if is_delivery else self._release)
+            if job.kind == DELIVER:
+                self._delivering += 1
+                release = self._release_delivery
+            else:
+                self._lanes.take(job.lane)
+                release = partial(self._release, job.lane)
+            self.start(context, job).add_done_callback(release)
         return 0.0 if claimed else PAUSE_S if agenda.has_new else NAP_S
 
-    def _release(self, _: asyncio.Task[object]) -> None:
-        self._claimed -= 1
+    def _release(self, lane: str, _: asyncio.Task[object]) -> None:
+        self._lanes.give_back(lane)
         self._woken.set()
 
     def _release_delivery(self, _: asyncio.Task[object]) -> None:
@@ -120,17 +128,21 @@ class InlineRunner:
         self._woken.set()
 
     def stop_claiming(self) -> None:
-        """Leave what becomes due from now on to other processes; what is started here still runs."""
+        """Begin the stop: leave what becomes due from now on to other processes; what is started here still runs.
+
+        That is what the requests need which are being answered yet: it has as long as is left until `SHUTDOWN_S`.
+        """
+        if not self._is_stopping:
+            self._stopped_by = asyncio.get_running_loop().time() + SHUTDOWN_S
         self._is_stopping = True
         self._woken.set()
 
     async def stop(self) -> None:
-        """Stop claiming and let running jobs end, for a bounded time; then cancel them, and hand back what may be."""
+        """Stop claiming and let running jobs end, until `SHUTDOWN_S`; then cancel them, and hand back what may be."""
         self.stop_claiming()
         async with self._claiming:  # what is being claimed just now is waited for as well
             pass
-        clock = asyncio.get_running_loop().time
-        until = clock() + SHUTDOWN_S
+        clock, until = asyncio.get_running_loop().time, self._stopped_by
         while self._running and clock() < until:  # a job that ends may have started the one that follows from it
             await asyncio.wait(self._running, timeout=until - clock())
         late = dict(self._running)

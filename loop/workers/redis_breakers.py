@@ -8,7 +8,9 @@ from typing import Final, cast
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from loop import metrics
 from loop.domain.breakers import Breaker, BreakerState
+from loop.metrics import of
 from loop.processors.http import require_no_transaction
 from loop.telemetry import get_logger
 from loop.workflows.breakers import MAX_ACCOUNTS, Breakers, Turn
@@ -77,7 +79,9 @@ class SharedBreakers:
                 hint = "each process keeps its own circuit breakers"
                 log.warning("breakers.redis_away", error=type(error).__name__, hint=hint)
             self._is_away = True
+            of(metrics.REDIS_UP, "breakers").set(0)
             return False
+        of(metrics.REDIS_UP, "breakers").set(1)
         if self._is_away:
             self._is_away = False
             log.info("breakers.redis_back")

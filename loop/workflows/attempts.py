@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Coroutine, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Final, Self
@@ -39,6 +40,7 @@ from loop.telemetry import get_logger
 from loop.traces import Attributes, SpanKind, note, span
 from loop.workflows import webhooks
 from loop.workflows.context import Context
+from loop.workflows.leases import Lease
 from loop.workflows.processor_configs import account_of
 from loop.workflows.runs import leased_job
 
@@ -170,7 +172,10 @@ def beginning(
 def advance_job(context: Context, attempt: Attempt) -> Job:
     """Return the job, leased by this process, that charges an attempt."""
     key = f"{ADVANCE_KEY_PREFIX}{attempt.id}"
-    return leased_job(context, ADVANCE, attempt.order_id, key=key, arguments={"attemptId": attempt.id})
+    arguments = {"attemptId": attempt.id}
+    return leased_job(
+        context, ADVANCE, attempt.order_id, key=key, lane=attempt.processor_config_id, arguments=arguments
+    )
 
 
 FAIL_OVER = "fail_over_payment"
@@ -180,7 +185,10 @@ FAIL_OVER = "fail_over_payment"
 def fail_over_job(context: Context, attempt: Attempt, *, needs_fence: bool) -> Job:
     """Return the job, leased by this process, that goes on after an attempt that surely took no money."""
     arguments = {"attemptId": attempt.id, "needsFence": needs_fence}
-    return leased_job(context, FAIL_OVER, attempt.order_id, key=f"{FAIL_OVER}:{attempt.id}", arguments=arguments)
+    key = f"{FAIL_OVER}:{attempt.id}"
+    return leased_job(
+        context, FAIL_OVER, attempt.order_id, key=key, lane=attempt.processor_config_id, arguments=arguments
+    )
 
 
 def authorize_request(context: Context, attempt: Attempt) -> AuthorizeRequest:
@@ -237,6 +245,10 @@ class Call:
     processor: Processor
     account: Account
     payment: PaymentReference
+    is_same_account: bool
+    """Whether its credentials are the attempt's: others may be another account's, with its own keys and books."""
+    lease: Lease | None
+    """The hold on the job that makes the call, which has to outlast it."""
 
 
 async def prepare(context: Context, attempt_id: str) -> Call | None:
@@ -251,8 +263,14 @@ async def prepare(context: Context, attempt_id: str) -> Call | None:
             "processor_removed",
             f"The {attempt.processor} account that took this payment was removed; settle it there.",
         )
-    payment = PaymentReference(attempt.processor_reference, authorize_request(context, attempt))
-    return Call(attempt, context.processors.get(attempt.processor), account_of(context, config), payment)
+    return Call(
+        attempt=attempt,
+        processor=context.processors.get(attempt.processor),
+        account=account_of(context, config),
+        payment=PaymentReference(attempt.processor_reference, authorize_request(context, attempt)),
+        is_same_account=(config.credentials_changed_at or config.created_at) <= attempt.created_at,
+        lease=context.lease,
+    )
 
 
 _WORDS: Final[Mapping[type[object], str]] = {
@@ -273,26 +291,33 @@ def _ids_of(attempt: Attempt) -> Attributes:
 
 
 class Question:
-    """One call to a processor, as metrics and traces see it; a call without an answer counts as `unknown`."""
+    """One call to a processor, as metrics and traces see it; a call without an answer counts as `unknown`.
 
-    __slots__ = ("_began", "_operation", "_outcome", "_processor", "_span")
+    Raises `LeaseLostError`, and is not begun, when the job that makes it is another worker's by now.
+    """
+
+    __slots__ = ("_began", "_lease", "_operation", "_outcome", "_processor", "_span")
 
     def __init__(self, call: Call, operation: str) -> None:
         attempt = call.attempt
+        self._lease = call.lease
         self._processor, self._operation, self._outcome = attempt.processor, operation, "unknown"
         self._span = span(f"{attempt.processor} {operation}", SpanKind.CLIENT, attributes=_ids_of(attempt))
-        self._began = time.perf_counter()
+        self._began = 0.0
 
     def answered(self, outcome: str) -> None:
         """Note the answer."""
         self._outcome = outcome
         note({"loop.outcome": outcome})
 
-    def __enter__(self) -> Self:
+    async def __aenter__(self) -> Self:
+        if self._lease is not None:
+            await self._lease.cover_call()
         self._span.__enter__()
+        self._began = time.perf_counter()
         return self
 
-    def __exit__(
+    async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._span.__exit__(kind, error, traceback)
@@ -307,11 +332,12 @@ def operation_key(attempt: Attempt, operation: str) -> IdempotencyKey:
 
 async def asked(call: Call, operation: str, *, question: Coroutine[object, object, Outcome]) -> Outcome:
     """Return a processor's answer; whatever it raises may have happened after the money moved, so it is unknown."""
-    with Question(call, operation) as asking:
-        try:
-            outcome = await question
-        except Exception as error:
-            log.exception("processor.raised")
-            outcome = Unknown(f"the processor's adapter raised {type(error).__name__}")
-        asking.answered(_WORDS.get(type(outcome), "unknown"))
-        return outcome
+    with closing(question):  # it may not have been asked
+        async with Question(call, operation) as asking:
+            try:
+                outcome = await question
+            except Exception as error:
+                log.exception("processor.raised")
+                outcome = Unknown(f"the processor's adapter raised {type(error).__name__}")
+            asking.answered(_WORDS.get(type(outcome), "unknown"))
+            return outcome

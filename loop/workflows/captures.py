@@ -4,13 +4,24 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from loop.domain.attempts import Attempt, AttemptStatus, Declined, NotSent, Outcome, Unknown, status_of
+from loop.domain.attempts import (
+    Attempt,
+    AttemptStatus,
+    Declined,
+    NotSent,
+    Outcome,
+    Unknown,
+    Unmoved,
+    advance,
+    status_of,
+)
 from loop.domain.audit import AuditAction
 from loop.domain.errors import LoopError, conflict, invalid, not_found
 from loop.domain.events import EventType
+from loop.domain.failover import RESENT_CODES
 from loop.domain.money import Money
-from loop.domain.orders import Command, Order, OrderStatus, require
-from loop.storage import jobs, orders
+from loop.domain.orders import EXPIRED, Command, Order, OrderStatus, require
+from loop.storage import attempts, jobs, orders
 from loop.storage.database import Session
 from loop.storage.jobs import Job
 from loop.storage.orders import OrderInHand
@@ -18,13 +29,17 @@ from loop.telemetry import get_logger
 from loop.workflows import audit, webhooks
 from loop.workflows.attempts import SETTLE_KEY_PREFIX, VOID, Call, asked, operation_key, paying, prepare, settle_key
 from loop.workflows.context import Context
+from loop.workflows.failovers import is_left_open
 from loop.workflows.outcomes import record
-from loop.workflows.runs import finish, is_first_call, leased_job, run_now
+from loop.workflows.runs import finish, is_first_call, leased_job, run_now, waiting
 
 log = get_logger(__name__)
 
 CAPTURE = "capture_payment"
 """The kind of the jobs that take held money."""
+
+_CANCELLED_FROM = frozenset({AttemptStatus.REQUIRES_ACTION, AttemptStatus.FAILED, AttemptStatus.AUTHORIZED})
+"""Attempts that a processor can end: of those that failed, one that could still be paid."""
 
 EXPIRE_BATCH = 100
 
@@ -49,15 +64,25 @@ async def capture(
         can_capture_partially = context.processors.get(attempt.processor).capabilities.can_capture_partially
         if amount < order.amount_authorized_minor and not can_capture_partially:
             raise invalid("unsupported_by_processor", f"{attempt.processor} captures the whole amount or nothing.")
-        job = leased_job(
-            context, CAPTURE, order.id, key=settle_key(attempt), arguments={"attemptId": attempt.id, "amount": amount}
-        )
+        job = _settling(context, attempt, CAPTURE, {"amount": amount})
         job = await _insert_alone(session, job)
         facts = {"amount_minor": amount, "currency": order.currency}
         await audit.record_request(
             context, session, AuditAction.CAPTURE_REQUESTED, order_id, merchant_id=merchant_id, after=facts
         )
     return await _run(context, job, order, wait_s)
+
+
+def _settling(context: Context, attempt: Attempt, kind: str, arguments: Mapping[str, object]) -> Job:
+    """Return the job, leased by this process, that captures or cancels an attempt."""
+    return leased_job(
+        context,
+        kind,
+        attempt.order_id,
+        key=settle_key(attempt),
+        lane=attempt.processor_config_id,
+        arguments={"attemptId": attempt.id, **arguments},
+    )
 
 
 async def _held(session: Session, in_hand: OrderInHand | None) -> tuple[Order, Attempt]:
@@ -121,7 +146,28 @@ async def run_capture(context: Context, job: Job) -> LoopError | None:
         question = call.processor.capture(call.account, call.payment, amount=amount, key=key)
         outcome = await asked(call, "capture", question=question)
     context.reached("capture.called")
+    if isinstance(outcome, NotSent | Declined) and outcome.code not in RESENT_CODES and not is_first_call(job):
+        # The refusal says nothing of the call before: only a payment that is still held was surely not captured.
+        standing = await asked(call, "fetch", question=call.processor.fetch(call.account, call.payment))
+        refusal = invalid("capture_failed", outcome.message)
+        if status_of(standing) is call.attempt.status:
+            await _tell_refusal(context, call, refusal)
+            await record(context, call.attempt, standing, job=job)
+            return refusal
+        outcome = standing
     return await _settle(context, call.attempt, outcome, job, code="capture_failed")
+
+
+async def _tell_refusal(context: Context, call: Call, refusal: LoopError) -> None:
+    """Have an order tell why its money is still held: whoever asked for the capture may have had no answer."""
+    now = context.now()
+    async with context.database.transaction() as session:
+        in_hand = await orders.lock(session, call.attempt.merchant_id, call.attempt.order_id)
+        if in_hand is not None and in_hand.order.status is OrderStatus.AUTHORIZED:
+            order = replace(in_hand.order, needs_review=True, updated_at=now)
+            order = replace(order, last_error_code=refusal.code, last_error_message=refusal.message)
+            await session.run_together([orders.updating(order)])
+    log.error("payment.capture_refused", order_id=call.attempt.order_id, attempt_id=call.attempt.id)
 
 
 async def _settle(
@@ -135,10 +181,10 @@ async def _settle(
 ) -> LoopError | None:
     """Record what a processor says to a capture or a cancellation; return the refusal, if it is one."""
     if isinstance(outcome, NotSent):
-        if is_first_call(job) and not job.arguments.get("isUnattended"):
+        if is_first_call(job):
             await finish(context, job)  # the payment is as it was
             return invalid(code, outcome.message)
-        outcome = Unknown(outcome.message)  # an earlier call may have been heard; nobody waits for an unattended one
+        outcome = Unknown(outcome.message)  # an earlier call may have been heard, or nobody waits for the answer
     await record(context, attempt, outcome, job=job, payload=payload)
     return invalid(code, outcome.message) if isinstance(outcome, Declined) else None
 
@@ -152,7 +198,7 @@ async def cancel(
     wait_s: float,
     command: Command = Command.CANCEL,
 ) -> Order:
-    """Cancel an order: at the processor first, where it is known there.
+    """Cancel an order: at the processor first, where it is known there. Whoever is free asks that of one that expires.
 
     Raises `not_found`, `invalid_status`, `unsupported_by_processor`, `operation_in_progress`, `cancel_failed`.
     """
@@ -163,7 +209,7 @@ async def cancel(
             raise not_found("order")
         order, attempt = in_hand.order, in_hand.attempt
         status = require(order.status, command)
-        if attempt is None or order.status in (OrderStatus.PENDING, OrderStatus.FAILED):
+        if attempt is None or (order.status is OrderStatus.FAILED and not is_left_open(context, in_hand)):
             ended = _ended(order, status, command, now)
             await session.run_together(
                 [
@@ -177,8 +223,11 @@ async def cancel(
             if order.status is OrderStatus.AUTHORIZED:
                 attempt = await paying(session, order, attempt, status=AttemptStatus.AUTHORIZED)
             _require_voidable(context, attempt)
-            arguments = {"attemptId": attempt.id, "reason": reason, "isUnattended": command is Command.EXPIRE}
-            job = leased_job(context, VOID, order.id, key=settle_key(attempt), arguments=arguments)
+            if attempt.is_given_up:  # that was for another attempt to follow, which is not wanted any more
+                await session.run_together([attempts.updating(replace(attempt, is_given_up=False, updated_at=now))])
+            job = _settling(context, attempt, VOID, {"reason": reason})
+            if command is Command.EXPIRE:
+                job = waiting(job, now)
             job = await _insert_alone(session, job)
         await audit.record_request(
             context,
@@ -188,7 +237,7 @@ async def cancel(
             merchant_id=merchant_id,
             after={"status": order.status, "reason": reason},
         )
-    if job is None:
+    if job is None or not job.is_leased:
         context.runner.wake()
         return ended
     return await _run(context, job, order, wait_s)
@@ -205,15 +254,16 @@ def _require_voidable(context: Context, attempt: Attempt) -> None:
 
 
 def _ended(order: Order, status: OrderStatus, command: Command, now: datetime) -> Order:
-    code = "expired" if command is Command.EXPIRE else None
-    message = "The order was not paid in time." if command is Command.EXPIRE else None
-    return replace(order, status=status, last_error_code=code, last_error_message=message, updated_at=now)
+    ended = replace(order, status=status, updated_at=now)
+    if command is not Command.EXPIRE or order.last_error_code is not None:
+        return ended  # why it had failed stays known
+    return replace(ended, last_error_code=EXPIRED, last_error_message="The order was not paid in time.")
 
 
 async def run_void(context: Context, job: Job) -> LoopError | None:
     """Ask the processor to let go of a payment, and record what it says."""
     call = await prepare(context, str(job.arguments["attemptId"]))
-    if call is None or call.attempt.status not in (AttemptStatus.REQUIRES_ACTION, AttemptStatus.AUTHORIZED):
+    if call is None or call.attempt.status not in _CANCELLED_FROM:
         await finish(context, job)
         return None
     context.reached("void.intent_recorded")
@@ -222,6 +272,8 @@ async def run_void(context: Context, job: Job) -> LoopError | None:
     if outcome is None:
         outcome = await asked(call, "void", question=call.processor.void(call.account, call.payment, key=key))
     context.reached("void.called")
+    if not is_first_call(job) and isinstance(advance(call.attempt.status, status_of(outcome)), Unmoved):
+        outcome = Unknown("it is not cancelled")  # nobody waits for the answer: it is asked again, ever less often
     payload = {"reason": job.arguments.get("reason")}
     return await _settle(context, call.attempt, outcome, job, code="cancel_failed", payload=payload)
 

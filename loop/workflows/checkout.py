@@ -12,7 +12,7 @@ from loop.domain.errors import LoopError, invalid, not_found
 from loop.domain.events import EventType
 from loop.domain.ids import PREFIX_CHECKOUT_SESSION
 from loop.domain.money import Money
-from loop.domain.orders import Order, OrderStatus
+from loop.domain.orders import Order, OrderStatus, require_in_time
 from loop.storage import checkout, orders
 from loop.storage.checkout import PAID, CheckoutSession
 from loop.storage.orders import OrderInHand
@@ -22,7 +22,7 @@ from loop.workflows import payments, routing, webhooks
 from loop.workflows.attempts import PayRequest
 from loop.workflows.context import Context
 from loop.workflows.orders import NewOrder, creating
-from loop.workflows.outcomes import record
+from loop.workflows.outcomes import record, turning_checkout
 
 log = get_logger(__name__)
 
@@ -71,7 +71,7 @@ async def creating_session(
 ) -> tuple[SessionInHand, list[tuple[Write, Parameters]]]:
     """Return a new session with its order, and the writes that make what is new of them.
 
-    Raises `not_found` and `invalid_status` for an order that is absent or no longer to be paid.
+    Raises `not_found`, `invalid_status` and `order_expired` for an order that is absent or no longer to be paid.
     """
     now = context.now()
     expires_at = now + new.expires_in
@@ -127,8 +127,7 @@ async def _unpaid_order(context: Context, merchant_id: str, order_id: str) -> Or
         raise not_found("order")
     if order.status not in (OrderStatus.PENDING, OrderStatus.FAILED):
         raise invalid("invalid_status", f"The order is {order.status}; only an unpaid one can be checked out.")
-    if order.expires_at is not None and order.expires_at <= context.now():
-        raise invalid("invalid_status", "The order's time to be paid is up; create a new one.")
+    require_in_time(order, context.now())
     return order
 
 
@@ -155,7 +154,7 @@ async def get(context: Context, merchant_id: str, session_id: str) -> SessionInH
 def status_of(context: Context, found: SessionInHand) -> SessionStatus:
     """Return where a session stands now: its time may be up before anything has noticed."""
     session, order = found.session, found.order.order
-    if session.completed_at is not None or order.status in PAID:
+    if order.status in PAID:
         return SessionStatus.COMPLETED
     is_over = session.expired_at is not None or session.expires_at <= context.now()
     return SessionStatus.EXPIRED if is_over or order.status is OrderStatus.CANCELLED else SessionStatus.OPEN
@@ -193,11 +192,19 @@ async def expire_due(context: Context) -> int:
     for session in due:
         try:
             await expire(context, session.merchant_id, session.id)
-        except LoopError as error:  # paid in the meantime: it is completed, and no longer due
+        except LoopError as error:  # its order was paid just when it was made
             log.info("checkout.not_expired", checkout_session_id=session.id, code=error.code)
-            async with context.database.transaction() as transaction:
-                await transaction.run_together([checkout.completing(session.id, context.now())])
+            await _complete(context, session)
     return len(due)
+
+
+async def _complete(context: Context, page: CheckoutSession) -> None:
+    async with context.database.transaction() as session:
+        in_hand = await orders.lock(session, page.merchant_id, page.order_id)
+        writes = [] if in_hand is None else await turning_checkout(context, session, in_hand.order)
+        if in_hand is not None and writes:
+            await session.run_together([orders.updating(in_hand.order), *writes])
+    context.runner.wake()
 
 
 def may_pay(context: Context, found: SessionInHand) -> bool:
@@ -221,7 +228,7 @@ async def pay(context: Context, session_id: str, wait_s: float) -> SessionInHand
     try:
         paid = await payments.pay(context, order.merchant_id, order.id, request=request, wait_s=wait_s)
     except LoopError as error:
-        if error.code not in ("invalid_status", "attempts_exhausted"):
+        if error.code not in ("invalid_status", "order_expired", "attempts_exhausted"):
             raise
         return await find(context, session_id)
     return SessionInHand(found.session, paid)

@@ -16,6 +16,7 @@ from loop.storage.database import Database
 from loop.storage.jobs import Job
 from loop.storage.keyring import Keyring
 from loop.workflows.breakers import Breakers
+from loop.workflows.leases import Lease
 from loop.workflows.vitals import Vitals
 
 
@@ -52,6 +53,8 @@ class Context:
     """The figures that this process reads of itself."""
     actor: Actor = SYSTEM
     """Who acts, for the audit log; whoever knows better hands on a context that says so."""
+    lease: Lease | None = None
+    """The hold on the job that is being run; None for whoever runs none, such as a request."""
     is_test: bool | None = None
     """The mode whose orders there are for whoever acts: test (True), live (False), or both for Loop itself."""
 

@@ -66,7 +66,7 @@ async def fetch(call: Call, reference: str) -> DisputeOutcome | None:
     """Return what the processor says of a dispute; None when it says nothing, or what makes no sense."""
     if not isinstance(call.processor, TellsDisputes):
         return None
-    with Question(call, "fetch_dispute") as asking:
+    async with Question(call, "fetch_dispute") as asking:
         try:
             outcome = await call.processor.fetch_dispute(call.account, DisputeReference(reference, call.payment))
         except Exception:
@@ -130,7 +130,7 @@ def _next_question(context: Context, change: DisputeChange, job: Job | None, now
         return [jobs.finishing(job) if row.status in DECIDED else jobs.rescheduling(job, again)]
     if row.status in DECIDED or not change.events:
         return []
-    question = leased_job(context, ASK, row.id, key=f"{ASK}:{row.id}", arguments={})
+    question = leased_job(context, ASK, row.id, key=f"{ASK}:{row.id}", lane=row.processor_config_id, arguments={})
     return [jobs.insertion(waiting(question, again))]
 
 

@@ -3,12 +3,22 @@
 from dataclasses import replace
 
 from loop.domain import polling
-from loop.domain.attempts import Approved, Attempt, AttemptStatus, Cancelled, NotSent, Outcome, Unknown, Voided
-from loop.domain.errors import conflict
+from loop.domain.attempts import (
+    UNPAID_STATUSES,
+    Approved,
+    Attempt,
+    AttemptStatus,
+    Cancelled,
+    NotSent,
+    Outcome,
+    Unknown,
+    Voided,
+)
+from loop.domain.errors import LoopError, conflict
 from loop.domain.events import EventType
 from loop.domain.failover import DeclineFinality, failed_after_all
 from loop.domain.orders import Order, OrderStatus
-from loop.storage import jobs, orders
+from loop.storage import attempts, jobs, orders
 from loop.storage.jobs import Job
 from loop.storage.orders import OrderInHand
 from loop.telemetry import get_logger
@@ -32,21 +42,32 @@ async def _fence(call: Call) -> Outcome:
     return await asked(call, "void", question=call.processor.void(call.account, call.payment, key=key))
 
 
-async def fence_last(context: Context, merchant_id: str, order_id: str) -> None:
-    """Make sure that a failed order's last attempt cannot be paid any more, before the order is tried again.
+def is_left_open(context: Context, in_hand: OrderInHand) -> bool:
+    """Tell whether a failed order's last attempt can still be paid, until its processor confirms that it cannot.
+
+    Nobody can say so of a processor that is not installed any more: then it is asked for in vain.
+    """
+    attempt = in_hand.attempt
+    if in_hand.order.status is not OrderStatus.FAILED or attempt is None or attempt.processor_reference is None:
+        return False
+    if attempt.status is not AttemptStatus.FAILED:
+        return False
+    try:
+        finality = context.processors.get(attempt.processor).capabilities.decline_finality
+    except LoopError:
+        return True
+    return finality is DeclineFinality.UNTIL_CANCELLED
+
+
+async def fence_last(context: Context, in_hand: OrderInHand) -> None:
+    """Make sure that what a failed order left open cannot be paid any more, before the order is tried again.
 
     Raises `previous_attempt_open` when its processor does not confirm that. Money that turns up is recorded.
     """
-    async with context.database.reading() as reader:
-        in_hand = await orders.get_in_hand(reader, merchant_id, order_id, is_test=context.is_test)
-    if in_hand is None or in_hand.attempt is None or in_hand.order.status is not OrderStatus.FAILED:
-        return
-    attempt = in_hand.attempt
-    if attempt.status is not AttemptStatus.FAILED or attempt.processor_reference is None:
-        return
-    call = await prepare(context, attempt.id)
-    if call is None or call.processor.capabilities.decline_finality is not DeclineFinality.UNTIL_CANCELLED:
-        return
+    attempt = None if in_hand.attempt is None else await _give_up(context, in_hand.attempt)
+    call = None if attempt is None else await prepare(context, attempt.id)
+    if attempt is None or call is None:
+        return  # the order moved on: what is asked next finds it as it is
     outcome = await _fence(call)
     if isinstance(outcome, Approved):
         await record(context, attempt, outcome, job=None)  # what is asked next finds the order paid
@@ -56,6 +77,17 @@ async def fence_last(context: Context, merchant_id: str, order_id: str) -> None:
             f"{attempt.processor} has not confirmed that the last attempt is cancelled; try again in a moment.",
             retry_after_s=RETRY_AFTER_S,
         )
+
+
+async def _give_up(context: Context, attempt: Attempt) -> Attempt | None:
+    """Record that a failed attempt is to be ended for the next one; None when its order does not wait for that."""
+    async with context.database.transaction() as session:
+        in_hand = await orders.lock(session, attempt.merchant_id, attempt.order_id)
+        if in_hand is None or in_hand.attempt is None or not is_left_open(context, in_hand):
+            return None
+        given_up = replace(in_hand.attempt, is_given_up=True, updated_at=context.now())
+        await session.run_together([attempts.updating(given_up)])
+    return given_up
 
 
 async def fail_over(context: Context, job: Job) -> Recorded | None:
@@ -70,10 +102,9 @@ async def fail_over(context: Context, job: Job) -> Recorded | None:
         context.reached("failover.fenced")
         if isinstance(outcome, Approved):
             return await record(context, call.attempt, outcome, job=job)
-        if isinstance(outcome, Unknown | NotSent) and job.failures < FENCE_TRIES:
-            again = jobs.rescheduling(
-                job, context.now() + polling.delay(job.failures), failures=job.failures + 1, last_error="not cancelled"
-            )
+        looks = jobs.looks_of(job)
+        if isinstance(outcome, Unknown | NotSent) and looks < FENCE_TRIES:
+            again = jobs.looking_again(job, context.now() + polling.delay(looks), last_error="not cancelled")
             async with context.database.transaction() as session:
                 jobs.require_held((await session.run_together([again]))[0])
             return None
@@ -115,11 +146,8 @@ async def _go_on(context: Context, job: Job, attempt: Attempt, *, may_go_on: boo
 def _is_waiting(in_hand: OrderInHand, attempt: Attempt) -> bool:
     """Tell whether the order still waits for what follows this attempt: it was not paid by a late success since."""
     is_latest = in_hand.attempt is not None and in_hand.attempt.id == attempt.id
-    is_failed = in_hand.attempt is not None and in_hand.attempt.status in (
-        AttemptStatus.FAILED,
-        AttemptStatus.CANCELLED,
-    )
-    return is_latest and is_failed and in_hand.order.status is OrderStatus.PROCESSING
+    is_unpaid = in_hand.attempt is not None and in_hand.attempt.status in UNPAID_STATUSES
+    return is_latest and is_unpaid and in_hand.order.status is OrderStatus.PROCESSING
 
 
 def _failing(context: Context, order: Order, attempt: Attempt) -> tuple[OrderInHand, Writes]:

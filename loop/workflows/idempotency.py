@@ -75,6 +75,13 @@ async def write_once(
     return None
 
 
+async def answered(context: Context, request: KeyedRequest) -> StoredAnswer | None:
+    """Return what was answered under a key before; None for a new key. Raises what `claim` raises."""
+    async with context.database.transaction() as session:  # for the reason that `write_once` has
+        found = await idempotency.get(session, request.merchant_id, request.key, is_test=request.is_test)
+    return None if found is None else _answer_of(found, request)
+
+
 async def claim(context: Context, request: KeyedRequest, subject_id: str | None) -> Claim | StoredAnswer:
     """Begin a request that makes something with this id, or return what was answered to it before.
 

@@ -35,8 +35,8 @@ class JobKind:
 
     Not where a request that moves money may be under way. Its outcome is unknown, and a successor treats it so: its
     fence is above the first. But what it then sends leans on the processor to refuse a repeat, and not every
-    processor is sure to before it has seen the first request (Razorpay's refunds). So such a job keeps its lease, which
-    outlasts every request made under it.
+    processor is sure to before it has seen the first request (Razorpay's refunds). So such a job keeps its lease: no
+    request begins that might outlast it (`Lease.cover_call`).
     """
 
 

@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 from loop.domain.attempts import Attempt, AttemptStatus
-from loop.domain.failover import LateSuccess
-from loop.domain.orders import Change, OrderStatus
+from loop.domain.failover import LateSuccess, left_to_the_next
+from loop.domain.orders import PAID_OR_HELD, Change, OrderStatus
 from loop.domain.refunds import reserve
 from loop.storage import jobs, merchants
 from loop.storage.database import Session
+from loop.storage.orders import OrderInHand
 from loop.storage.statements import Parameters, Write
 from loop.telemetry import get_logger
 from loop.workflows import refunds
@@ -22,6 +23,22 @@ _PAYABLE = (OrderStatus.PROCESSING, OrderStatus.REQUIRES_ACTION)
 """Orders for which a customer may still follow an attempt."""
 
 TOO_LATE = "the payment succeeded after the order had been given up"
+
+
+async def judging(session: Session, change: Change, before: OrderInHand) -> Change:
+    """Return a change as its merchant wants it: late money does not pay an order that a newer attempt is paying.
+
+    That goes for merchants who want none of it, and leaves them the newer attempt's, which is in time.
+    """
+    is_being_paid = before.order.status in _PAYABLE
+    if not change.is_late or change.is_second_payment or not is_being_paid:
+        return change
+    return left_to_the_next(before.order, change) if await _is_unwanted(session, change) else change
+
+
+async def _is_unwanted(session: Session, change: Change) -> bool:
+    merchant = await merchants.get(session, change.order.merchant_id)
+    return merchant is not None and merchant.late_success is LateSuccess.REFUND
 
 
 async def settling(
@@ -45,9 +62,7 @@ async def settling(
     )
     if change.is_second_payment:
         return _giving_back(context, change)
-    merchant = await merchants.get(session, change.order.merchant_id)
-    is_unwanted = merchant is not None and merchant.late_success is LateSuccess.REFUND
-    change, writes = _giving_back(context, change) if is_unwanted else (change, [])
+    change, writes = _giving_back(context, change) if await _is_unwanted(session, change) else (change, [])
     if latest is not None and latest.id != attempt.id and latest.status is AttemptStatus.REQUIRES_ACTION:
         writes = [*writes, _voiding(context, latest, SECOND_PAYMENT)]
     return change, writes
@@ -55,12 +70,13 @@ async def settling(
 
 def _giving_back(context: Context, change: Change) -> tuple[Change, Writes]:
     attempt, order = change.attempt, change.order
-    reason = SECOND_PAYMENT if change.is_second_payment else TOO_LATE
+    reason = SECOND_PAYMENT if change.is_second_payment and order.status in PAID_OR_HELD else TOO_LATE
     if attempt.status is AttemptStatus.AUTHORIZED:
         if context.processors.get(attempt.processor).capabilities.can_void:
             return change, [_voiding(context, attempt, reason)]
         # The hold lapses by itself; only an order that counts on it needs somebody to know.
-        return replace(change, order=replace(order, needs_review=not change.is_second_payment)), []
+        needs_review = order.needs_review or not change.is_second_payment
+        return replace(change, order=replace(order, needs_review=needs_review)), []
     amount = sum(each.amount_minor for each in change.transactions)
     if not change.is_second_payment:
         order, amount = reserve(order, None, now=order.updated_at)
@@ -71,6 +87,13 @@ def _giving_back(context: Context, change: Change) -> tuple[Change, Writes]:
 
 
 def _voiding(context: Context, attempt: Attempt, reason: str) -> tuple[Write, Parameters]:
-    arguments = {"attemptId": attempt.id, "reason": reason, "isUnattended": True}
-    job = leased_job(context, VOID, attempt.order_id, key=settle_key(attempt), arguments=arguments)
+    arguments = {"attemptId": attempt.id, "reason": reason}
+    job = leased_job(
+        context,
+        VOID,
+        attempt.order_id,
+        key=settle_key(attempt),
+        lane=attempt.processor_config_id,
+        arguments=arguments,
+    )
     return jobs.insertion(waiting(job, context.now()))

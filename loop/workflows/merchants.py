@@ -168,7 +168,7 @@ async def _transaction_naming_taken_email(context: Context) -> AsyncIterator[Ses
 def _email_exists() -> LoopError:
     return invalid(
         "email_exists",
-        "There is an account with this e-mail address; sign in instead.",
+        "There is an account with this e-mail address already; use that one, or another address.",
         details=(("email", "is taken"),),
     )
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from loop import metrics
 from loop.domain import polling
-from loop.domain.attempts import LIVE_STATUSES, Attempt, AttemptStatus, Outcome, Unknown
+from loop.domain.attempts import LIVE_STATUSES, Attempt, AttemptStatus, Outcome, Pending, Unknown, is_overtaken
 from loop.domain.errors import not_found
 from loop.domain.events import EventType
 from loop.domain.failover import Step, going_on, step_after
@@ -20,7 +20,7 @@ from loop.storage.jobs import Job
 from loop.storage.orders import OrderInHand
 from loop.telemetry import get_logger
 from loop.workflows import counts, late_successes, routing, webhooks
-from loop.workflows.attempts import Writes, advance_job, fail_over_job, has_token
+from loop.workflows.attempts import ADVANCE, VOID, Writes, advance_job, fail_over_job, has_token
 from loop.workflows.context import Context
 from loop.workflows.runs import Recorded, waiting
 
@@ -28,6 +28,8 @@ log = get_logger(__name__)
 
 _SETTLED = frozenset(AttemptStatus) - LIVE_STATUSES - {AttemptStatus.AUTHORIZED}
 """Attempts of which nothing more is asked, however an answer to a question was lost."""
+
+_TURNS_CHECKOUT = frozenset({OrderStatus.AUTHORIZED, OrderStatus.CAPTURED, OrderStatus.CANCELLED})
 
 
 async def record(
@@ -40,8 +42,9 @@ async def record(
 ) -> Recorded:
     """Apply what a processor says of an attempt: the one function for every door that a fact comes in by.
 
-    With a job, its end (or its next run, while the outcome stays unclear) is part of the same commit. So are the jobs
-    that a fact makes necessary: the next processor's turn, or the way back of money that came too late.
+    The attempt is given as it was when the processor was asked. With a job, its end (or its next run, while the outcome
+    stays unclear) is part of the same commit. So are the jobs that a fact makes necessary: the next processor's turn,
+    or the way back of money that came too late.
     """
     async with context.database.transaction() as session:
         in_hand = await orders.lock(session, attempt.merchant_id, attempt.order_id)
@@ -50,10 +53,13 @@ async def record(
         current = in_hand.attempt
         if current is None or current.id != attempt.id:
             current = await attempts.get(session, attempt.id) or attempt
+        if is_overtaken(outcome, asked=attempt, current=current):
+            outcome = Unknown("another answer came while the processor was asked")
         now = context.now()
         change = apply_outcome(in_hand.order, current, outcome=outcome, now=now)
         change = _expiring(context, change, now)
         change, failing_over = await _failing_over(context, session, in_hand.order, change, outcome)
+        change = await late_successes.judging(session, change, in_hand)
         told = _telling(context, change, payload)
         change, settling = await late_successes.settling(context, session, change, latest=in_hand.attempt)
         change, ending = _with_next_question(context, change, outcome, job, now)
@@ -64,7 +70,7 @@ async def record(
             *told,
             *settling,
             *([] if failing_over is None else [jobs.insertion(failing_over)]),
-            *(await _completing_checkout(context, session, change) if OrderStatus.CAPTURED in _news(change) else []),
+            *(await turning_checkout(context, session, change.order) if _news(change) & _TURNS_CHECKOUT else []),
             *ending,
         ]
         if writes:
@@ -118,31 +124,41 @@ def _expiring(context: Context, change: Change, now: datetime) -> Change:
     return change
 
 
+def _is_still_asked(attempt: Attempt, job: Job | None) -> bool:
+    """Tell whether an answer is still wanted; of a payment that failed only whether it is cancelled now."""
+    is_to_be_cancelled = attempt.status is AttemptStatus.FAILED and job is not None and job.kind == VOID
+    return is_to_be_cancelled or attempt.status not in _SETTLED
+
+
 def _with_next_question(
     context: Context, change: Change, outcome: Outcome, job: Job | None, now: datetime
 ) -> tuple[Change, Writes]:
     """Return the change with when the processor is asked next, should its answer have left the attempt open."""
     attempt, order = change.attempt, change.order
     is_open = attempt.status in (AttemptStatus.UNKNOWN, AttemptStatus.PENDING)
-    is_unanswered = isinstance(outcome, Unknown) and attempt.status not in _SETTLED
+    is_unanswered = isinstance(outcome, Unknown) and _is_still_asked(attempt, job)
     if not is_open and not is_unanswered:
         answered = replace(change, attempt=replace(attempt, asked_count=0, unclear_since=None))
         return answered, [jobs.finishing(job)] if job is not None else []
-    since = attempt.unclear_since or now
-    if now - since >= polling.ALERT_AFTER and not order.needs_review:
+    is_pending = isinstance(outcome, Pending)
+    unclear_since = None if is_pending else attempt.unclear_since or now
+    since = unclear_since or attempt.updated_at
+    if now - since >= (polling.PENDING_ALERT_AFTER if is_pending else polling.ALERT_AFTER) and not order.needs_review:
         of(metrics.UNCLEAR, "payment").inc()
         log.error("payment.unclear", order_id=order.id, attempt_id=attempt.id, since=since)
         order = replace(order, needs_review=True)
-    again = now + polling.delay(attempt.asked_count)
+    again = now + polling.delay(attempt.asked_count, is_pending=is_pending)
     change = replace(
         change,
         order=order,
-        attempt=replace(attempt, asked_count=attempt.asked_count + 1, unclear_since=since),
+        attempt=replace(attempt, asked_count=attempt.asked_count + 1, unclear_since=unclear_since),
     )
-    if job is None:
-        return change, [jobs.insertion(waiting(advance_job(context, attempt), again))]
-    reason = outcome.reason if isinstance(outcome, Unknown) else None
-    return change, [jobs.rescheduling(job, again, last_error=reason)]
+    if job is not None and (job.kind == ADVANCE or not is_pending):
+        reason = outcome.reason if isinstance(outcome, Unknown) else None
+        return change, [jobs.rescheduling(job, again, last_error=reason)]
+    asking = jobs.insertion(waiting(advance_job(context, attempt), again))
+    # A payment that is pending can be neither cancelled nor captured: all that is left is to ask.
+    return change, [asking, *([] if job is None else [jobs.finishing(job)])]
 
 
 def _row(context: Context, new: NewTransaction, change: Change, now: datetime) -> Transaction:
@@ -171,12 +187,17 @@ def _telling(context: Context, change: Change, payload: Mapping[str, object] | N
     ]
 
 
-async def _completing_checkout(context: Context, session: Session, change: Change) -> Writes:
+async def turning_checkout(context: Context, session: Session, order: Order) -> Writes:
+    """Return the writes that complete the pages of an order that is paid now, or whose money is held, and tell of it.
+
+    A page is completed once, at the hold or the capture, whichever comes first; a hold that is let go takes it back.
+    """
     writes: Writes = []
-    for checkout_session in await checkout.of_order(session, change.order.id):
-        if checkout_session.completed_at is None:
-            writes.append(checkout.completing(checkout_session.id, context.now()))
-            writes += webhooks.recording(
-                context, change.order, EventType.CHECKOUT_COMPLETED, payload={"checkoutSessionId": checkout_session.id}
-            )
+    for page in await checkout.of_order(session, order.id):
+        if order.status in checkout.PAID and page.completed_at is None:
+            about = {"checkoutSessionId": page.id}
+            writes.append(checkout.completing(page.id, context.now()))
+            writes += webhooks.recording(context, order, EventType.CHECKOUT_COMPLETED, payload=about)
+        elif order.status is OrderStatus.CANCELLED and page.completed_at is not None:
+            writes.append(checkout.taking_back(page.id))
     return writes

@@ -6,11 +6,13 @@ from dataclasses import replace
 from datetime import timedelta
 
 from loop.domain import polling
-from loop.domain.attempts import LIVE_STATUSES, Attempt, AttemptStatus, NotSent, Outcome, Unknown
+from loop.domain.attempts import LIVE_STATUSES, UNPAID_STATUSES, Attempt, AttemptStatus, NotSent, Outcome, Unknown
 from loop.domain.errors import invalid, not_found
 from loop.domain.failover import RESENT_CODES
-from loop.domain.orders import Command, OrderStatus, require
+from loop.domain.orders import Command, OrderStatus, require, require_in_time
+from loop.domain.routing import RoutingDecision
 from loop.storage import jobs, orders
+from loop.storage.database import Reader
 from loop.storage.jobs import Job
 from loop.storage.orders import OrderInHand
 from loop.storage.statements import Parameters, Write
@@ -20,6 +22,7 @@ from loop.workflows.attempts import (
     ADVANCE_KEY_PREFIX,
     Call,
     PayRequest,
+    Snapshot,
     advance_job,
     asked,
     beginning,
@@ -51,11 +54,11 @@ RESCUE_BATCH = 100
 async def pay(context: Context, merchant_id: str, order_id: str, *, request: PayRequest, wait_s: float) -> OrderInHand:
     """Start a payment and run its first step at once; answer what is true after `wait_s` seconds at most.
 
-    Raises `not_found`, `invalid_status`, `no_processor`, `no_eligible_processor`, `attempts_exhausted`,
-    `previous_attempt_open`.
+    Raises `not_found`, `invalid_status`, `order_expired`, `no_processor`, `no_eligible_processor`,
+    `attempts_exhausted`, `previous_attempt_open`.
     """
     if request.is_retry:
-        await failovers.fence_last(context, merchant_id, order_id)
+        await _clear_the_way(context, merchant_id, order_id, request)
     started, job = await _start(context, merchant_id, order_id, request)
     result = await run_now(context, job, wait_s)
     if isinstance(result, OrderInHand):
@@ -64,24 +67,45 @@ async def pay(context: Context, merchant_id: str, order_id: str, *, request: Pay
         return await orders.get_in_hand(reader, merchant_id, order_id) or started
 
 
+async def _clear_the_way(context: Context, merchant_id: str, order_id: str, request: PayRequest) -> None:
+    """End what a failed order's last attempt has left open, but only once another attempt may follow it."""
+    async with context.database.reading() as reader:
+        in_hand = await orders.get_in_hand(reader, merchant_id, order_id, is_test=context.is_test)
+        if in_hand is None or not failovers.is_left_open(context, in_hand):
+            return
+        await _next_attempt(context, reader, in_hand, request)
+    await failovers.fence_last(context, in_hand)
+
+
+async def _next_attempt(
+    context: Context, reader: Reader, in_hand: OrderInHand, request: PayRequest
+) -> tuple[OrderStatus, RoutingDecision, Snapshot]:
+    """Return the status that an order takes when it is paid, who is asked and for what; raises what `pay` raises."""
+    order = in_hand.order
+    is_retry = request.is_retry and order.status is OrderStatus.FAILED
+    status = require(order.status, Command.RETRY if is_retry else Command.PAY)
+    require_in_time(order, context.now())
+    limit = context.settings.max_attempts_per_order
+    if order.attempt_count >= limit:
+        raise invalid("attempts_exhausted", f"The order was tried {limit} times; create a new one.")
+    snapshot = snapshot_of(order, request)
+    if is_retry and in_hand.attempt is not None:
+        decision = await routing.choose_again(context, reader, order, failed=in_hand.attempt, snapshot=snapshot)
+    else:
+        decision = await routing.choose(
+            context, reader, order.merchant_id, traits_of(order, snapshot), forced_processor=request.processor
+        )
+    return status, decision, snapshot
+
+
 async def _start(context: Context, merchant_id: str, order_id: str, request: PayRequest) -> tuple[OrderInHand, Job]:
     async with context.database.transaction() as session:
         in_hand = await orders.lock(session, merchant_id, order_id, is_test=context.is_test)
         if in_hand is None:
             raise not_found("order")
         order = in_hand.order
-        is_retry = request.is_retry and order.status is OrderStatus.FAILED
-        status = require(order.status, Command.RETRY if is_retry else Command.PAY)
-        limit = context.settings.max_attempts_per_order
-        if order.attempt_count >= limit:
-            raise invalid("attempts_exhausted", f"The order was tried {limit} times; create a new one.")
-        snapshot = snapshot_of(order, request)
-        if is_retry and in_hand.attempt is not None:
-            decision = await routing.choose_again(context, session, order, failed=in_hand.attempt, snapshot=snapshot)
-        else:
-            decision = await routing.choose(
-                context, session, merchant_id, traits_of(order, snapshot), forced_processor=request.processor
-            )
+        status, decision, snapshot = await _next_attempt(context, session, in_hand, request)
+        context.breakers.let_through(decision.candidate.config_id, context.now())
         begun, job, writes = beginning(context, replace(order, status=status), decision, snapshot=snapshot)
         await session.run_together(writes)
     context.reached("charge.intent_recorded")
@@ -94,7 +118,7 @@ async def _start(context: Context, merchant_id: str, order_id: str, request: Pay
 
 def _question(context: Context, attempt: Attempt) -> tuple[Write, Parameters]:
     """Return the write that has an attempt worked on, unless it has its job; whoever claims it is not the first."""
-    if attempt.status is AttemptStatus.FAILED:
+    if attempt.status in UNPAID_STATUSES:
         job = fail_over_job(context, attempt, needs_fence=True)
     else:
         job = advance_job(context, attempt)
@@ -107,14 +131,30 @@ async def advance(context: Context, job: Job) -> Recorded | None:
     if call is None or call.attempt.status in _SETTLED:
         await finish(context, job)
         return None
-    attempt = call.attempt
-    is_key_alive = context.now() - attempt.created_at < polling.KEY_HORIZON
-    if attempt.status in (AttemptStatus.SUBMITTING, AttemptStatus.UNKNOWN) and is_key_alive:
+    if await _may_be_sent(context, call, job):
         outcome = await _authorize(context, call, is_first=is_first_call(job))
     else:
         outcome = await asked(call, "fetch", question=call.processor.fetch(call.account, call.payment))
     context.reached("charge.called")
-    return await record(context, attempt, outcome, job=job)
+    return await record(context, call.attempt, outcome, job=job)
+
+
+async def _may_be_sent(context: Context, call: Call, job: Job) -> bool:
+    """Tell whether an attempt may be sent (again): its key is alive, and no other one has paid its order since.
+
+    The key is alive at the account that heard it: another one would take the money a second time.
+    """
+    attempt = call.attempt
+    is_sent_or_lost = attempt.status in (AttemptStatus.SUBMITTING, AttemptStatus.UNKNOWN)
+    if not is_sent_or_lost or context.now() - attempt.created_at >= polling.KEY_HORIZON:
+        return False
+    if is_first_call(job):
+        return True
+    if not call.is_same_account:
+        return False
+    async with context.database.reading() as reader:
+        order = await orders.get(reader, attempt.merchant_id, attempt.order_id)
+    return order is not None and order.status is OrderStatus.PROCESSING
 
 
 async def _authorize(context: Context, call: Call, *, is_first: bool) -> Outcome:
@@ -125,10 +165,22 @@ async def _authorize(context: Context, call: Call, *, is_first: bool) -> Outcome
         await asyncio.sleep(RESEND_AFTER_S)
         outcome = await asked(call, "authorize", question=call.processor.authorize(call.account, request, key=key))
     context.breakers.hear(call.attempt.processor_config_id, outcome, now=context.now())
-    if isinstance(outcome, NotSent) and not is_first:
-        # That this request was not sent says nothing of the earlier one, whose answer was lost.
-        return Unknown(outcome.message)
-    return outcome
+    return await _after_refusal(call, outcome) if isinstance(outcome, NotSent) and not is_first else outcome
+
+
+async def _after_refusal(call: Call, refusal: NotSent) -> Outcome:
+    """Return what it means that a request was refused when it was sent again.
+
+    That alone says nothing of the call before, whose answer was lost. But a processor that had executed that one would
+    have answered its result, under the same key, and would list the payment. So the refusal is the end if the account
+    is the one that was asked at first, and a search of all that it has finds nothing.
+    """
+    if refusal.code in RESENT_CODES or not call.is_same_account:
+        return Unknown(refusal.message)
+    found = await asked(call, "fetch", question=call.processor.fetch(call.account, call.payment))
+    if isinstance(found, Unknown):
+        return refusal if found.is_absent else Unknown(refusal.message)
+    return found
 
 
 async def complete_action(context: Context, attempt_id: str, parameters: Mapping[str, str]) -> OrderInHand:

@@ -11,7 +11,7 @@ from loop.domain.errors import LoopError, invalid, not_found
 from loop.domain.ids import PREFIX_PROCESSOR_CONFIG
 from loop.domain.webhook_secrets import EarlierSecret, accepted, after_change
 from loop.processors.base import Account
-from loop.storage import merchants, processor_configs
+from loop.storage import attempts, merchants, processor_configs
 from loop.storage.database import Reader, Session
 from loop.storage.keyring import DecryptionError, Place
 from loop.storage.processor_configs import ProcessorConfig
@@ -153,6 +153,7 @@ async def put(
             removed_at=None,
             created_at=now if before is None else before.created_at,
             updated_at=now,
+            credentials_changed_at=_changed_at(context, before, held, now),
         )
         await processor_configs.put(session, config)
         await _record_put(context, session, before, config, given=sorted(credentials))
@@ -160,6 +161,21 @@ async def put(
     for warning in warnings_about(context, config):
         log.warning("processor_config.incomplete", merchant_id=merchant_id, processor=processor, warning=warning)
     return config
+
+
+def _changed_at(
+    context: Context, before: ProcessorConfig | None, held: Mapping[str, str], now: datetime
+) -> datetime | None:
+    """Return since when a config has these credentials, its webhook secret aside; None for since it is there."""
+    if before is None:
+        return None
+    try:
+        replaced = account_of(context, before).credentials
+    except DecryptionError:  # nobody can tell
+        return now
+    names = (replaced.keys() | held.keys()) - {WEBHOOK_SECRET}
+    is_same = all((replaced.get(name) or None) == (held.get(name) or None) for name in names)
+    return before.credentials_changed_at if is_same else now
 
 
 def _kept(context: Context, before: ProcessorConfig | None) -> Mapping[str, str]:
@@ -208,7 +224,8 @@ async def update(
 ) -> ProcessorConfig:
     """Change the config of a mode, without one the one there is or, of two, that of the mode at hand.
 
-    Raises `not_found`, and `mode_taken` for a change to a mode that has a config already.
+    Raises `not_found`, `validation_failed` for one of two where no mode is at hand, and for a change of the mode
+    `mode_in_use` when it was paid at, or `mode_taken` when there is a config of the other mode already.
     """
     async with context.database.transaction() as session:
         await merchants.lock(session, merchant_id)
@@ -221,6 +238,7 @@ async def update(
             updated_at=context.now(),
         )
         if changed.is_test_mode is not config.is_test_mode:
+            await _require_unused(session, config)
             await _require_free(session, changed)
         await processor_configs.put(session, changed)
         was, now_is = audit.changes(config, changed, names=AUDITED)
@@ -228,6 +246,17 @@ async def update(
             action = AuditAction.PROCESSOR_CONFIG_CHANGED
             await audit.record(context, session, action, config.id, merchant_id=merchant_id, before=was, after=now_is)
     return changed
+
+
+async def _require_unused(session: Session, config: ProcessorConfig) -> None:
+    """Raise `mode_in_use` for a config that was paid at: its orders' captures and refunds stay in its mode."""
+    if await attempts.is_any_at(session, config.merchant_id, config.id):
+        own, other = ("test", "live") if config.is_test_mode else ("live", "test")
+        raise invalid(
+            "mode_in_use",
+            f"Orders were paid at the {own} account for {config.processor}, so it stays one; "
+            f"set a {other} account beside it, with its credentials.",
+        )
 
 
 async def _require_free(session: Session, config: ProcessorConfig) -> None:
@@ -241,8 +270,8 @@ async def _require_free(session: Session, config: ProcessorConfig) -> None:
         )
 
 
-async def remove(context: Context, merchant_id: str, processor: str, *, is_test: bool | None = None) -> None:
-    """Remove a config, which is found as `update` finds it; raises `not_found`.
+async def remove(context: Context, merchant_id: str, processor: str, *, is_test: bool | None = None) -> ProcessorConfig:
+    """Remove a config, which is found as `update` finds it, and return what it was; raises as that does.
 
     It takes no new payment from then on. The payments it has taken are still asked about, captured, refunded and told
     of by webhooks: for that its credentials stay, encrypted, for `KEPT_AFTER_REMOVAL`.
@@ -257,22 +286,29 @@ async def remove(context: Context, merchant_id: str, processor: str, *, is_test:
         action, was = AuditAction.PROCESSOR_CONFIG_REMOVED, audit.facts_of(config, AUDITED)
         await audit.record(context, session, action, config.id, merchant_id=merchant_id, before=was)
     log.info("processor_config.removed", merchant_id=merchant_id, processor=processor)
+    return config
 
 
 async def _locked(
     context: Context, session: Session, merchant_id: str, processor: str, *, is_test: bool | None
 ) -> ProcessorConfig:
-    modes = [is_test]
-    if is_test is None:
-        at_hand = context.is_test
-        if at_hand is None:
-            at_hand = await usual_mode(session, merchant_id) == "test"
-        modes = [at_hand, not at_hand]
+    at_hand = context.is_test if is_test is None else is_test
+    modes = [is_test] if is_test is not None else [at_hand is not False, at_hand is False]
+    found = []
     for mode in modes:
-        config = await processor_configs.lock(session, merchant_id, processor, is_test_mode=bool(mode))
+        config = await processor_configs.lock(session, merchant_id, processor, is_test_mode=mode)
         if config is not None and config.removed_at is None:
-            return config
-    raise not_found("processor")
+            found.append(config)
+        if found and at_hand is not None:  # the mode at hand goes before the other
+            break
+    if not found:
+        raise not_found("processor")
+    if at_hand is None and len(found) > 1:  # nobody guesses which money is meant
+        raise invalid(
+            "validation_failed",
+            f"There are two accounts at {processor}, a test one and a live one: name the mode that is meant.",
+        )
+    return found[0]
 
 
 async def purge_removed(context: Context) -> int:

@@ -47,12 +47,10 @@ A stranger's largest body costs tens of milliseconds, and a processor's usual on
 """
 
 MATCH_TRIES = 6
-"""How often an event is looked at again whose payment is not known yet, or whose refund is not answered about."""
+"""How often an event is looked at again whose payment or refund is not known yet."""
 
 UNANSWERED_TRIES = 200
-"""How often an event is looked at again whose payment or dispute is not answered about: for eight days, hourly in the
-end.
-"""
+"""How often an event is looked at again while its processor does not answer: for eight days, hourly in the end."""
 
 _DECIDED = frozenset({AttemptStatus.CAPTURED, AttemptStatus.VOIDED})
 """Attempts of which an event of their payment can tell nothing new."""
@@ -220,10 +218,17 @@ async def _candidates(context: Context, processor: str, config_id: str | None) -
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """What became of a stored event; `suspect` is the attempt of one that is kept for a person instead."""
+    """What became of a stored event; `suspect` is the attempt of one that is kept for a person instead.
+
+    It stands only once the event was looked at again so many times as `tries` says, with no better one.
+    """
 
     outcome: str
     suspect: Attempt | None = None
+    tries: int = 0
+
+
+_NO_ANSWER = _Verdict("no answer", tries=UNANSWERED_TRIES)
 
 
 async def process(context: Context, job: Job) -> None:
@@ -231,7 +236,8 @@ async def process(context: Context, job: Job) -> None:
 
     An event that contradicts what Loop knows is never followed: it is quarantined, and its order needs review. One of
     a payment or refund that is not known (yet) is looked at again, `MATCH_TRIES` times. One of a known payment, or of
-    its dispute, is asked about for longer: it may be all that ever tells of money that comes late.
+    its refund or dispute, is asked about for longer: it may be all that ever tells of money that comes late, or that
+    the bank sent a refund back.
     """
     async with context.database.reading() as reader:
         event = await processor_events.get(reader, job.subject)
@@ -239,13 +245,14 @@ async def process(context: Context, job: Job) -> None:
     if event is None:
         await finish(context, job)
         return
-    verdict = None if attempt is None else await _follow(context, event, attempt)
-    tries = MATCH_TRIES if attempt is None or event.refund_reference is not None else UNANSWERED_TRIES
-    if verdict is None and event.payment_reference is not None and job.failures < tries:
+    if attempt is None:
+        verdict = _Verdict("no payment of ours", tries=0 if event.payment_reference is None else MATCH_TRIES)
+    else:
+        verdict = await _follow(context, event, attempt)
+    if jobs.looks_of(job) < verdict.tries:
         await _park(context, job)
         return
-    unmatched = "no payment of ours" if attempt is None else "no refund of ours, or no answer"
-    await _conclude(context, job, event, verdict or _Verdict(unmatched))
+    await _conclude(context, job, event, verdict)
 
 
 async def _attempt_of(reader: Reader, event: ProcessorEvent) -> Attempt | None:
@@ -282,14 +289,14 @@ async def _conclude(context: Context, job: Job, event: ProcessorEvent, verdict: 
 
 
 async def _park(context: Context, job: Job) -> None:
-    again = context.now() + polling.delay(job.failures)
+    again = context.now() + polling.delay(jobs.looks_of(job))
     async with context.database.transaction() as session:
-        counts = await session.run_together([jobs.rescheduling(job, again, failures=job.failures + 1)])
+        counts = await session.run_together([jobs.looking_again(job, again)])
         jobs.require_held(counts[0])
 
 
-async def _follow(context: Context, event: ProcessorEvent, attempt: Attempt) -> _Verdict | None:
-    """Ask the processor and record its answer; None when it gave none, or the refund is not known (yet)."""
+async def _follow(context: Context, event: ProcessorEvent, attempt: Attempt) -> _Verdict:
+    """Ask the processor and record its answer."""
     hint = _hint_of(event)
     is_about_payment = event.refund_reference is None and event.dispute_reference is None
     problem = contradiction(hint, attempt, is_about_payment=is_about_payment)
@@ -306,7 +313,7 @@ async def _follow(context: Context, event: ProcessorEvent, attempt: Attempt) -> 
     recorded = await record(context, attempt, answer, job=None)
     known = recorded.in_hand.attempt
     if isinstance(answer, Unknown) and known is not None and known.status not in _DECIDED:
-        return None
+        return _NO_ANSWER
     return _Verdict(f"order {recorded.in_hand.order.status}")
 
 
@@ -316,26 +323,26 @@ def _hint_of(event: ProcessorEvent) -> Hint:
     return Hint(event.processor_config_id, event.payment_reference, amount)
 
 
-async def _follow_refund(context: Context, call: Call, hint: Hint, reference: str) -> _Verdict | None:
+async def _follow_refund(context: Context, call: Call, hint: Hint, reference: str) -> _Verdict:
     async with context.database.reading() as reader:
         row = await refunds.by_reference(reader, call.attempt.id, reference)
     if row is None:
-        return None
+        return _Verdict("no refund of ours", tries=MATCH_TRIES)
     problem = refund_contradiction(hint, row)
     if problem is not None:
         return _Verdict(f"quarantined: {problem}", suspect=call.attempt)
     outcome = await refund_workflow.fetch(call, row)
     if outcome.status is RefundStatus.UNKNOWN:
-        return None
+        return _NO_ANSWER
     changed = await refund_workflow.record(context, row, outcome, job=None)
     return _Verdict(f"refund {changed.status}")
 
 
-async def _follow_dispute(context: Context, call: Call, reference: str) -> _Verdict | None:
+async def _follow_dispute(context: Context, call: Call, reference: str) -> _Verdict:
     paid = await dispute_workflow.paid(context, call)
     outcome = None if paid is None else await dispute_workflow.fetch(paid, reference)
     if paid is None or outcome is None:
-        return None
+        return _NO_ANSWER
     if outcome.payment_reference != paid.payment.reference:
         return _Verdict(f"quarantined: {reference} is a dispute of another payment", suspect=paid.attempt)
     changed = await dispute_workflow.record(context, paid.attempt, outcome, job=None)

@@ -210,6 +210,8 @@ async def _movements(context: Context, listed: Listed, since: datetime, until: d
     found: dict[Movement, None] = {}  # a list that grows while its pages are read may show a row twice
     query = MovementQuery(since, until, context.now())
     for _ in range(PAGES_MAX):
+        if context.lease is not None:
+            await context.lease.cover_call()
         page = await _page(listed, query)
         found.update(dict.fromkeys(page.movements))
         if page.next_cursor is None:

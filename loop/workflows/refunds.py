@@ -1,6 +1,7 @@
 """Refunds: reserve the amount, ask the processor, record what it says, and ask again until it is known."""
 
 from collections.abc import Coroutine
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 
@@ -98,7 +99,10 @@ def beginning(
         updated_at=now,
         is_reversal=is_reversal,
     )
-    job = leased_job(context, SEND, row.id, key=f"{SEND}:{row.id}", arguments={"attemptId": attempt.id})
+    arguments = {"attemptId": attempt.id}
+    job = leased_job(
+        context, SEND, row.id, key=f"{SEND}:{row.id}", lane=attempt.processor_config_id, arguments=arguments
+    )
     return row, job, [refunds.insertion(row), *_telling(context, order, row, (EventType.REFUND_CREATED,))]
 
 
@@ -130,14 +134,15 @@ async def fetch(call: Call, row: Refund) -> RefundOutcome:
 
 async def asked(call: Call, operation: str, *, question: Coroutine[object, object, RefundOutcome]) -> RefundOutcome:
     """Return a processor's answer; whatever it raises may have happened after the money moved, so it is unknown."""
-    with Question(call, operation) as asking:
-        try:
-            outcome = await question
-        except Exception:
-            log.exception("processor.raised")
-            outcome = RefundOutcome(RefundStatus.UNKNOWN)
-        asking.answered(outcome.status)
-        return outcome
+    with closing(question):  # it may not have been asked
+        async with Question(call, operation) as asking:
+            try:
+                outcome = await question
+            except Exception:
+                log.exception("processor.raised")
+                outcome = RefundOutcome(RefundStatus.UNKNOWN)
+            asking.answered(outcome.status)
+            return outcome
 
 
 async def record(context: Context, row: Refund, outcome: RefundOutcome, *, job: Job | None) -> Refund:

@@ -36,17 +36,15 @@ class SavedRule:
 async def choose(
     context: Context, reader: Reader, merchant_id: str, payment: PaymentTraits, *, forced_processor: str | None
 ) -> RoutingDecision:
-    """Return who takes a new payment, which is let through to it now; raises what `domain.routing.route` raises."""
+    """Return who is to take a new payment; raises what `domain.routing.route` raises."""
     candidates = await candidates_of(context, reader, merchant_id)
     stored = [] if forced_processor is not None else await routing.of_merchant(reader, merchant_id)
     rules = [each.rule for each in stored]
     try:
-        decision = route(payment, candidates, rules=rules, forced_processor=forced_processor)
+        return route(payment, candidates, rules=rules, forced_processor=forced_processor)
     except LoopError:
         counts.refused(is_test=payment.is_test)
         raise
-    context.breakers.let_through(decision.candidate.config_id, context.now())
-    return decision
 
 
 async def choose_next(context: Context, reader: Reader, order: Order, *, after: Attempt) -> RoutingDecision | None:
@@ -82,7 +80,6 @@ async def choose_again(
     if not has_token(snapshot) and _may_go_elsewhere(context, failed):
         following = await choose_next(context, reader, order, after=replace(failed, request=snapshot))
         if following is not None:
-            context.breakers.let_through(following.candidate.config_id, context.now())
             reason = f"after {failed.processor} failed: {failed.error_code}"
             return replace(following, reasons=(reason, *following.reasons))
     forced = snapshot.get("forcedProcessor")

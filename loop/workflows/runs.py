@@ -24,8 +24,13 @@ class Recorded:
     following: asyncio.Task[object] | None = None
 
 
-def leased_job(context: Context, kind: str, subject: str, *, key: str, arguments: Mapping[str, object]) -> Job:
-    """Return a job that is inserted already claimed: the process that makes it runs it, another takes it over."""
+def leased_job(
+    context: Context, kind: str, subject: str, *, key: str, lane: str, arguments: Mapping[str, object]
+) -> Job:
+    """Return a job that is inserted already claimed: the process that makes it runs it, another takes it over.
+
+    Its lane is the processor account that it calls: whoever takes it over leaves room for the other accounts' jobs.
+    """
     now = context.now()
     return Job(
         id=context.new_id("job"),
@@ -33,7 +38,7 @@ def leased_job(context: Context, kind: str, subject: str, *, key: str, arguments
         subject=subject,
         arguments=arguments,
         dedupe_key=key,
-        lane=kind,
+        lane=lane,
         run_at=now + LEASE,
         fence=FIRST_FENCE,
         failures=0,

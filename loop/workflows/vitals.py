@@ -2,6 +2,8 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from math import nan
 from typing import TYPE_CHECKING, Final
@@ -37,6 +39,16 @@ class Vitals:
     def __init__(self) -> None:
         self._read_at: float | None = None
         self._turn = asyncio.Lock()
+        self._looks: list[Callable[[], Awaitable[object]]] = []
+
+    @contextmanager
+    def looking_also(self, look: Callable[[], Awaitable[object]]) -> Iterator[None]:
+        """Have something look as well until the block ends; it sets its own figures, and neither raises nor lasts."""
+        self._looks.append(look)
+        try:
+            yield
+        finally:
+            self._looks.remove(look)
 
     async def refresh(self, context: "Context") -> None:
         """Bring the figures up to date unless they are; never raises for a database that is away."""
@@ -44,6 +56,8 @@ class Vitals:
         async with self._turn:
             if self._read_at is None or clock() - self._read_at >= KEPT_S:
                 await _read(context)
+                for look in tuple(self._looks):
+                    await look()
                 self._read_at = clock()
 
 

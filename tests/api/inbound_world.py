@@ -141,9 +141,9 @@ class World:
         """Have the processor post its webhooks to the mailbag alone."""
         self.stub.webhooks.endpoints[:] = [Endpoint(self.mailbag.url, secret)]
 
-    async def waiting_order(self, amount: int = 5_000) -> dict[str, Any]:
+    async def waiting_order(self, amount: int = 5_000, **fields: object) -> dict[str, Any]:
         """Return an order that waits for its customer."""
-        order = await self.shop.order(amount=amount, currency=self.face.currency)
+        order = await self.shop.order(amount=amount, currency=self.face.currency, **fields)
         paid = await self.shop.post(f"/v1/orders/{order['id']}/pay", {"processor": self.face.name})
         assert paid.body["status"] == "requires_action", paid.text
         return await self.read(order["id"])
@@ -199,6 +199,23 @@ class World:
                 if due_at is not None and not running_jobs(self.context):
                     self.clock.at = max(self.clock.at, due_at)
                     self.context.runner.wake()
+                await asyncio.sleep(0.01)
+
+    async def until(self, order_id: str, status: str) -> None:
+        """Wait until an order has a status."""
+        async with asyncio.timeout(PATIENCE_S):
+            while (await self.read(order_id))["status"] != status:  # noqa: ASYNC110 - the answer is the event
+                await asyncio.sleep(0.01)
+
+    async def next_job(self) -> None:
+        """Wait until whatever is due has been done."""
+        self.context.runner.wake()
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                async with self.context.database.reading() as reader:
+                    due_at = await jobs.next_due(reader)
+                if (due_at is None or due_at > self.clock.at) and not running_jobs(self.context):
+                    return
                 await asyncio.sleep(0.01)
 
     async def read(self, order_id: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
+from loop.domain.events import timestamp
 from loop.storage import idempotency as rows
 from loop.workflows import idempotency, refunds, retention
 from loop.workflows.idempotency import LOCKED, KeyedRequest, StoredAnswer
@@ -99,6 +100,29 @@ async def test_a_refusal_leaves_the_key_free(shop: Shop, bare_shop: Shop) -> Non
     await bare_shop.use_sandbox()
     paid = await bare_shop.post(path, APPROVED, headers=key("p"))
     assert (paid.body["status"], is_replay(paid)) == ("captured", False)
+
+
+async def test_an_answer_is_repeated_though_the_request_would_be_refused_by_now(shop: Shop) -> None:
+    order = await shop.order()
+    page = {"orderId": order["id"], "successUrl": "https://shop.example"}
+    expires_at = timestamp(shop.context.now() + timedelta(seconds=1))
+    first = [
+        await shop.post("/v1/checkout/sessions", page, headers=key("page")),
+        await shop.post("/v1/orders", {"amount": 5, "expiresAt": expires_at}, headers=key("order")),
+    ]
+    await shop.post(f"/v1/orders/{order['id']}/pay", APPROVED)
+    await asyncio.sleep(1.1)
+    again = [
+        await shop.post("/v1/checkout/sessions", page, headers=key("page")),
+        await shop.post("/v1/orders", {"amount": 5, "expiresAt": expires_at}, headers=key("order")),
+    ]
+    assert [(each.status, each.text, is_replay(each)) for each in again] == [(201, each.text, True) for each in first]
+    assert (await shop.post("/v1/checkout/sessions", page, headers=key("new"))).code == "invalid_status"
+    assert (await shop.post("/v1/checkout/sessions", page)).code == "invalid_status"
+    other = {**page, "cancelUrl": "https://shop.example/basket"}
+    assert (await shop.post("/v1/checkout/sessions", other, headers=key("page"))).code == "idempotency_key_reuse"
+    past = await shop.post("/v1/orders", {"amount": 5, "expiresAt": expires_at}, headers=key("late"))
+    assert past.code == "validation_failed"
 
 
 BAD_KEYS: list[str] = ["", "x" * 256, "4242424242424242", "é\x9f"]

@@ -15,14 +15,16 @@ from loop.config import Settings
 from loop.domain.webhook_secrets import OVERLAP
 from loop.runtime import Chance, Running, running
 from loop.storage import webhooks as webhook_rows
+from loop.testing.stub_faults import Fault
 from loop.testing.stub_psp import StubProcessor
 from loop.testing.stub_webhooks import WebhookFaults
 from loop.workflows.processor_configs import KEPT_AFTER_REMOVAL, purge_removed
-from tests.api.client import Shop
+from tests.api.client import Answer, Shop
 from tests.api.inbound_world import PATIENCE_S, RAZORPAY, SECRET, STRIPE, Face, Gate, Letter, Mailbag, World
-from tests.builders import Clock
+from tests.builders import Clock, running_jobs
 
 PAID = ["order.created", "payment.processing", "payment.requires_action", "payment.captured"]
+DEBITED = [*PAID[:-1], "payment.processing", PAID[-1]]
 REFUNDED = [*PAID, "refund.created", "refund.processed"]
 
 
@@ -114,6 +116,37 @@ async def test_each_fifty_times_at_once_is_one_change_and_one_event(world: World
     kinds = {row["event"] for row in deliveries}
     assert len(deliveries) == 50 * len(kinds)
     assert len(await world.stored()) == len(kinds)
+
+
+@only_stripe
+@pytest.mark.parametrize("account", ["success", "insufficientFunds"])
+async def test_a_debit_is_pending_for_days_and_then_paid_or_its_customer_s_again(world: World, account: str) -> None:
+    order = await world.waiting_order(expiresAt=(world.clock.at + timedelta(days=20)).isoformat())
+    reference = order["processorOrderId"]
+    await world.control(f"intents/{reference}/pay", {"payment_method": f"pm_usBankAccount_{account}"})
+    await world.stub.webhooks.settled(PATIENCE_S)
+    await world.until(order["id"], "processing")
+    for _ in range(4):
+        world.clock.forward(days=1)
+        await world.next_job()
+    now = await world.read(order["id"])
+    assert (now["status"], now["needsReview"]) == ("processing", False)
+    assert (await world.shop.post(f"/v1/orders/{order['id']}/cancel", {})).code == "invalid_status"
+
+    await world.control(f"intents/{reference}/decide", {})
+    await world.quiet()
+    now = await world.read(order["id"])
+    if account == "success":
+        assert (now["status"], await world.told(order["id"])) == ("captured", DEBITED)
+        assert world.moved() == [("charge", 5_000)]
+        return
+    assert (now["status"], now["needsReview"]) == ("requires_action", False)
+    assert now["lastError"]["code"] == "insufficient_funds"
+    assert await world.told(order["id"]) == [*DEBITED[:-1], "payment.requires_action"]
+    await world.customer_tries(order, pays=True)
+    await world.quiet()
+    assert (await world.read(order["id"]))["status"] == "captured"
+    assert world.moved() == [("charge", 5_000)]
 
 
 async def test_shuffled_and_three_days_late_they_end_the_same(world: World) -> None:
@@ -363,6 +396,29 @@ async def test_what_no_column_can_hold_is_no_fault_of_this_server(world: World) 
     assert (now["status"], now["needsReview"]) == ("captured", False)
 
 
+@only_stripe
+async def test_a_refund_whose_answer_was_lost_is_not_failed_by_another_accounts_key(world: World) -> None:
+    order = await world.waiting_order()
+    await world.customer_tries(order, pays=True)
+    await world.quiet()
+    world.post_to_mailbag()
+    world.stub.faults.arm(Fault(kind="drop_after", method="POST"))
+    await world.shop.post(f"/v1/orders/{order['id']}/refund", {"amount": 2_000})
+    await world.shop.post("/api/processors/stripe", {"credentials": {"secretKey": "sk_test_of_another"}})
+    asked = len(world.stub.requests.seen)
+    world.clock.forward(seconds=10)
+    world.context.runner.wake()
+    async with asyncio.timeout(PATIENCE_S):
+        while len(world.stub.requests.seen) == asked or running_jobs(world.context):  # noqa: ASYNC110 - no event there
+            await asyncio.sleep(0.01)
+    assert await world.refunded(order["id"]) == [("unknown", 2_000)]
+    await world.set_secret(SECRET)
+    await world.quiet()
+    assert await world.refunded(order["id"]) == [("succeeded", 2_000)]
+    assert await world.told(order["id"]) == REFUNDED
+    assert [kind for kind, _ in world.moved()].count("refund") == 1
+
+
 async def test_a_removed_account_goes_on_with_its_payments_and_takes_no_new_one(world: World) -> None:
     waiting, paid = await world.waiting_order(), await world.waiting_order()
     await world.customer_tries(paid, pays=True)
@@ -401,3 +457,53 @@ async def test_long_after_its_removal_an_account_s_credentials_are_gone(world: W
     assert await purge_removed(served.context) == 1
     before = world.config_id
     assert (await world.set_secret(SECRET))["id"] != before
+
+
+async def pay(world: World, order_id: str, token: str, **more: object) -> Answer:
+    """Pay an order with a token of Stripe's."""
+    content = {"paymentMethod": {"type": "card", "token": token}, **more}
+    return await world.shop.post(f"/v1/orders/{order_id}/pay", content)
+
+
+async def declined_at_stripe(world: World) -> str:
+    """Return the id of an order whose card was declined: its payment can be paid until Stripe cancels it."""
+    order = await world.shop.order(amount=5_000, currency="USD")
+    paid = await pay(world, order["id"], "pm_card_chargeDeclined")
+    assert paid.body["status"] == "failed", paid.text
+    await world.quiet()
+    return str(order["id"])
+
+
+@only_stripe
+async def test_what_is_cancelled_to_try_again_does_not_cancel_the_order(world: World) -> None:
+    order_id = await declined_at_stripe(world)
+    for _ in range(2):
+        refused = await pay(world, order_id, "tok_x", retry=True, processor="razorpay")
+        assert refused.code == "no_processor"
+        await world.quiet()
+        assert (await world.read(order_id))["status"] == "failed"
+    again = await pay(world, order_id, "pm_card_chargeDeclined", retry=True)
+    assert again.body["status"] == "failed"
+    await world.quiet()
+    right = await pay(world, order_id, "pm_card_visa", retry=True)
+    assert right.body["status"] == "captured"
+    await world.quiet()
+    assert "payment.cancelled" not in await world.told(order_id)
+    assert world.moved() == [("charge", 5_000)]
+
+
+@only_stripe
+async def test_a_payment_that_its_customer_failed_cannot_be_paid_once_it_is_cancelled(world: World) -> None:
+    order = await world.shop.order(amount=5_000, currency="USD")
+    paid = await pay(world, order["id"], "pm_card_threeDSecure2Required")
+    async with world.shop.session.post(paid.body["redirectUrl"], data={"outcome": "fail"}, allow_redirects=False):
+        await world.quiet()
+    failed = await world.read(order["id"])
+    assert failed["status"] == "failed"
+    gone = await world.shop.post(f"/v1/orders/{order['id']}/cancel", {"reason": "sold to somebody else"})
+    assert (gone.status, gone.body["status"]) == (200, "cancelled")
+    with pytest.raises(aiohttp.ClientResponseError):  # the page that is still open tries another card
+        await world.customer_tries(failed, pays=True)
+    await world.quiet()
+    assert (await world.told(order["id"]))[-1] == "payment.cancelled"
+    assert world.moved() == []

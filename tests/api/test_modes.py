@@ -170,6 +170,16 @@ async def test_an_account_moves_to_the_other_mode_when_there_is_none(bare_shop: 
     assert await accounts(bare_shop, auth) == [("stripe", False)]
 
 
+async def test_an_account_that_was_paid_at_keeps_its_mode(shop: Shop) -> None:
+    """Else a test order's refund would go to the live account, once it has the credentials of that."""
+    await shop.paid_order()
+    path, auth = "/api/processors/sandbox", person(shop)
+    refused = await shop.call("PATCH", path, {"testMode": False}, auth=auth)
+    assert (refused.status, refused.code) == (400, "mode_in_use")
+    same = await shop.call("PATCH", path, {"testMode": True, "priority": 9}, auth=auth)
+    assert (same.status, same.body["testMode"], same.body["priority"]) == (200, True, 9)
+
+
 async def test_a_test_key_neither_sees_nor_touches_a_live_account(bare_shop: Shop) -> None:
     live = (await add_stripe(bare_shop, testMode=False)).body
     path = "/api/processors/stripe"

@@ -10,8 +10,12 @@ import pytest
 from redis.asyncio import Redis
 
 from loop.config import Settings
+from loop.domain.roles import Role
 from loop.runtime import running
+from loop.workers import arq_runner, exports, redis_breakers
+from loop.workflows import vitals
 from tests.api.client import open_shop
+from tests.collectors import Collector, attributes_of, collecting, free_port
 from tests.servers import running_redis
 
 
@@ -27,8 +31,39 @@ def redis() -> Iterator[str]:
 
 
 @pytest.fixture
-def flags(redis: str) -> dict[str, object]:
-    return {"redis_url": redis}
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def flags(redis: str, port: int) -> dict[str, object]:
+    return {"redis_url": redis, "otel_exporter_otlp_endpoint": f"http://127.0.0.1:{port}"}
+
+
+async def test_a_collector_is_told_of_redis_by_a_loop_that_nobody_asks(
+    settings: Settings, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "METRICS_EVERY_S", 0.2)
+    monkeypatch.setattr(vitals, "KEPT_S", 0.0)
+    monkeypatch.setattr(arq_runner, "SENT_EVERY_S", 0.2)
+    monkeypatch.setattr(redis_breakers, "RETRY_AFTER_S", 0.2)
+    url = str(settings.redis_url)
+    async with collecting(port) as collector, running(settings, roles={Role.API}):
+
+        async def tells(wanted: float) -> None:
+            def is_told(sent: Collector) -> bool:
+                told = sent.metrics["loop_redis_up"].gauge.data_points if "loop_redis_up" in sent.metrics else []
+                found = {attributes_of(each)["used_for"]: each.as_double for each in told}
+                return found == dict.fromkeys(("limits", "wake_ups", "breakers"), wanted)
+
+            await collector.until(is_told)
+
+        await tells(1)
+        async with Redis.from_url(url) as client:
+            await client.shutdown(nosave=True)
+        await tells(0)
+        with running_redis(urlsplit(url).port):
+            await tells(1)
 
 
 async def test_ready_tells_of_redis_and_orders_go_on(settings: Settings, session: aiohttp.ClientSession) -> None:

@@ -24,7 +24,7 @@ FILES = [
     *project_files(ROOT / "deploy"),
 ]
 
-OF_COMPOSE = {"LOOP_IMAGE", "LOOP_DASHBOARD_PORT", "LOOP_TEST_POSTGRES_URL"}
+OF_COMPOSE = {"LOOP_IMAGE", "LOOP_DASHBOARD_PORT", "LOOP_TEST_POSTGRES_URL", "LOOP_TEST_CHROMIUM"}
 """Variables that are no settings of Loop: of the compose file itself, and of the tests."""
 
 _PINS = re.compile(r"^([\w.-]+)==(\S+)((?:.*\n)(?:    --hash=\S+(?: \\)?\n)+)", re.MULTILINE)

@@ -36,6 +36,7 @@ EXCEPTIONS: Mapping[str, str] = {
     "attempts._GET": "the id is the customer's address (/return), or the caller compares the account or the order",
     "audit._CHAINS": OPERATOR_S,
     "audit._FOLLOWING[True]": OPERATOR_S,
+    "audit._GET": OPERATOR_S,
     "audit._LOCK_HEAD": "a chain is named by its merchant: the condition is the merchant's id under another name",
     "audit._NEWEST_OF_ALL": OPERATOR_S,
     "audit._READ_HEAD": OPERATOR_S,

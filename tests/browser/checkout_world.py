@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import aiohttp
 from aiohttp import web
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Response, Route
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Page, Response, Route
 
 from loop.config import load
 from loop.runtime import Running, running
@@ -206,7 +206,8 @@ class Street:
 
 
 async def _weigh(visit: Visit, response: Response) -> None:
-    visit.bytes_from_loop += len(await response.body())
+    with suppress(Error):  # the window went on before it could be read
+        visit.bytes_from_loop += len(await response.body())
 
 
 @asynccontextmanager

@@ -88,6 +88,27 @@ async def test_declined_for_the_card_s_sake_is_tried_again_on_the_same_payment(s
     assert street.paid_amounts() == [4999]
 
 
+async def test_a_debit_that_the_bank_returns_is_paid_otherwise_on_the_same_page(street: Street) -> None:
+    await street.connect("stripe", "sandbox")
+    session = await street.session(currency="USD")
+    async with street.visit() as visit:
+        await visit.page.goto(session["url"])
+        await visit.press("Pay $49.99")
+        await choose_card(visit, "Bank account: refuses in days")
+        await visit.press("Pay $49.99")
+        await visit.reads("Your payment is being processed.")
+        reference = (await street.order(session))["processorOrderId"]
+        decided = f"{street.stub.url}/_control/intents/{reference}/decide"
+        async with street.shop.session.post(decided) as answer:
+            answer.raise_for_status()
+        await visit.reads("There is not enough money available.")
+        await choose_card(visit, "Visa: pays")
+        await visit.press("Pay $49.99")
+        await visit.arrives(street.thanks)
+        assert visit.troubles == []
+    assert street.paid_amounts() == [4999]
+
+
 async def test_declined_so_that_another_may_accept_is_tried_again_at_the_next_processor(street: Street) -> None:
     await street.connect("stripe", "sandbox")
     session = await street.session()

@@ -332,6 +332,14 @@ class RefundsWithoutLimit(SandboxProcessor):
         return RefundOutcome(RefundStatus.SUCCEEDED, "refund")
 
 
+class RefusesForAnybody(SandboxProcessor):
+    """Calls a refund failed of which only another account can know."""
+
+    async def refund(self, account: Account, request: RefundRequest, *, key: IdempotencyKey) -> RefundOutcome:
+        outcome = await super().refund(account, request, key=key)
+        return replace(outcome, status=RefundStatus.FAILED) if outcome.status is RefundStatus.UNKNOWN else outcome
+
+
 class InventsDisputes(SandboxProcessor):
     """Takes what it does not find for something that was lost."""
 
@@ -377,6 +385,12 @@ FAULTS: list[tuple[type[SandboxProcessor], Check]] = [
     (
         RefundsWithoutLimit,
         lambda suite, processor, subject: suite.test_refund_of_too_much_is_an_outcome(processor, subject),
+    ),
+    (
+        RefusesForAnybody,
+        lambda suite, processor, subject: suite.test_refund_of_an_unknown_payment_is_not_called_failed(
+            processor, subject
+        ),
     ),
     (
         InventsDisputes,

@@ -182,6 +182,85 @@ async def test_customer_pays_an_unconfirmed_intent(stub: StubProcessor, client: 
     assert charges(stub) == [("charge", 700)]
 
 
+async def debited(stub: StubProcessor, client: stripe.StripeClient, account: str) -> stripe.PaymentIntent:
+    """Return an intent whose customer has accepted the debit of a bank account."""
+    intent = await client.v1.payment_intents.create_async({"amount": 700, "currency": "usd"})
+    token = f"pm_usBankAccount_{account}"
+    told = await control(stub, f"intents/{intent.id}/pay", {"payment_method": token})
+    assert (told["intent"]["status"], told["error"]) == ("processing", None)
+    return await client.v1.payment_intents.retrieve_async(intent.id, {"expand": ["latest_charge"]})
+
+
+async def test_a_debit_is_decided_later(stub: StubProcessor, client: stripe.StripeClient) -> None:
+    intent = await debited(stub, client, "success")
+    assert isinstance(intent.latest_charge, stripe.Charge)
+    assert (intent.latest_charge.status, intent.latest_charge.paid) == ("pending", False)
+    assert charges(stub) == []
+    for refused in (
+        client.v1.payment_intents.cancel_async(intent.id),
+        client.v1.payment_intents.confirm_async(intent.id, {"payment_method": "pm_card_visa"}),
+        client.v1.refunds.create_async({"payment_intent": intent.id}),
+    ):
+        with pytest.raises(stripe.InvalidRequestError) as caught:
+            await refused
+        assert caught.value.code == "payment_intent_unexpected_state"
+
+    await control(stub, f"intents/{intent.id}/decide", {})
+    paid = await client.v1.payment_intents.retrieve_async(intent.id)
+    assert (paid.status, paid.amount_received) == ("succeeded", 700)
+    assert charges(stub) == [("charge", 700)]
+    with pytest.raises(aiohttp.ClientResponseError, match="400"):
+        await control(stub, f"intents/{intent.id}/decide", {})
+
+
+async def test_a_debit_that_the_bank_returns_leaves_the_intent_payable(
+    stub: StubProcessor, client: stripe.StripeClient
+) -> None:
+    intent = await debited(stub, client, "insufficientFunds")
+    await control(stub, f"intents/{intent.id}/decide", {})
+    returned = await client.v1.payment_intents.retrieve_async(intent.id)
+    assert returned.status == "requires_payment_method"
+    assert returned.last_payment_error is not None
+    assert returned.last_payment_error.code == "insufficient_funds"
+    events = await client.v1.events.list_async({"type": "payment_intent.*"})
+    assert [event.type.removeprefix("payment_intent.") for event in events.data][:2] == ["payment_failed", "processing"]
+    assert charges(stub) == []
+    assert (await client.v1.payment_intents.confirm_async(intent.id, {"payment_method": "pm_card_visa"})).status
+
+
+async def test_a_debit_that_no_bank_decides_about_can_be_cancelled(
+    stub: StubProcessor, client: stripe.StripeClient
+) -> None:
+    intent = await debited(stub, client, "processing")
+    with pytest.raises(aiohttp.ClientResponseError, match="400"):
+        await control(stub, f"intents/{intent.id}/decide", {})
+    assert (await client.v1.payment_intents.cancel_async(intent.id)).status == "canceled"
+    assert charges(stub) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, "requires a mandate"),
+        ({"currency": "eur"}, "usd"),
+        ({"capture_method": "manual"}, "manual capture"),
+        ({"payment_method": "pm_usBankAccount_unheardOf"}, "No such PaymentMethod"),
+    ],
+)
+async def test_what_cannot_be_debited_is_refused(
+    client: stripe.StripeClient, change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(stripe.InvalidRequestError, match=message) as caught:
+        await client.v1.payment_intents.create_async(payment("pm_usBankAccount_success", **change))
+    assert caught.value.http_status == 400
+
+
+async def test_a_merchant_who_has_the_customer_s_mandate_debits(client: stripe.StripeClient) -> None:
+    mandate = {"customer_acceptance": {"type": "online", "online": {"ip_address": "127.0.0.1", "user_agent": "curl"}}}
+    intent = await client.v1.payment_intents.create_async(payment("pm_usBankAccount_success", mandate_data=mandate))
+    assert intent.status == "processing"
+
+
 async def test_intent_with_a_method_waits_for_its_confirmation(client: stripe.StripeClient) -> None:
     intent = await client.v1.payment_intents.create_async(
         {"amount": 700, "currency": "eur", "payment_method": "pm_card_visa", "allowed_payment_method_types": ["card"]}

@@ -50,6 +50,17 @@ class Commands:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def refused(self, *arguments: str) -> tuple[int, str]:
+        """Run a command that must end with an error of one line, by a user whom modes of files bind; return both."""
+        bound = [] if os.geteuid() else ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+        command = [*bound, sys.executable, "-m", "loop", *arguments]
+        done = subprocess.run(
+            command, env=self.environment, stdin=subprocess.DEVNULL, text=True, capture_output=True, timeout=60,
+            check=False,
+        )  # fmt: skip
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode, done.stdout + done.stderr
+
 
 def commands_in(data_dir: Path) -> Commands:
     """Return commands that know nothing of this machine but a data directory."""

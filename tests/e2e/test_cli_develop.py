@@ -99,13 +99,23 @@ def test_what_cannot_be_made_to_happen_is_said(commands: Commands, serving: int)
     invalid = EXIT_CODES[ErrorKind.INVALID]
     assert by_key(commands, key).run("trigger", "payment.lost", *url).returncode == invalid
     assert commands.run("trigger", "payment.captured", *url).returncode == invalid
-    live = json.loads(commands.ok("api-key", "create", "me@example.com", "--name", "live", "--mode", "live", "--json"))[
-        "secret"
-    ]
+    live = commands.ok("api-key", "create", "me@example.com", "--name", "live", "--mode", "live").strip()
     assert by_key(commands, live).run("trigger", "payment.captured", *url).stderr.startswith("invalid_mode")
     wrong = by_key(commands, f"{key[:-1]}{'0' if key[-1] != '0' else '1'}")
     assert wrong.run("trigger", "payment.captured", *url).returncode == EXIT_CODES[ErrorKind.UNAUTHENTICATED]
     assert wrong.run("listen", *url).returncode == EXIT_CODES[ErrorKind.UNAUTHENTICATED]
+    assert by_key(commands, f"{key}\r").run("trigger", "order.created", *url).returncode == 0, "a line of Windows'"
+    for broken in (f"{key}\r\nX-More: 1", f"{key}\u00e9"):
+        refused = by_key(commands, broken).run("trigger", "order.created", *url)
+        assert refused.returncode == invalid
+        assert key not in refused.stderr
+    for nonsense in ("http://127.0.0.1:99999", "nonsense", "http://"):
+        for option in (("--url", nonsense), (*url, "--forward-to", nonsense)):
+            refused = by_key(commands, key).run("listen", *option)
+            assert (refused.returncode, refused.stderr.partition(" must")[0]) == (
+                invalid,
+                f"validation_failed: {option[-2]}",
+            )
     nowhere = by_key(commands, key).run("listen", "--url", "http://127.0.0.1:1")
     assert nowhere.returncode == EXIT_CODES[ErrorKind.UNAVAILABLE]
     assert nowhere.stderr.startswith("not_ready: No answer from http://127.0.0.1:1")

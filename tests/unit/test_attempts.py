@@ -25,14 +25,17 @@ from loop.domain.attempts import (
     status_of,
 )
 from loop.domain.declines import DeclineClass
+from tests.builders import attempt
 
 S = AttemptStatus
+
+TO_AND_FRO = {S.REQUIRES_ACTION, S.PENDING}
 
 MOVES: dict[AttemptStatus, set[AttemptStatus]] = {
     S.SUBMITTING: set(S) - {S.SUBMITTING},
     S.UNKNOWN: set(S) - {S.SUBMITTING, S.UNKNOWN},
     S.REQUIRES_ACTION: {S.PENDING, S.FAILED, S.CANCELLED, S.AUTHORIZED, S.CAPTURED, S.VOIDED},
-    S.PENDING: {S.FAILED, S.CANCELLED, S.AUTHORIZED, S.CAPTURED, S.VOIDED},
+    S.PENDING: {S.REQUIRES_ACTION, S.FAILED, S.CANCELLED, S.AUTHORIZED, S.CAPTURED, S.VOIDED},
     S.FAILED: {S.CANCELLED, S.AUTHORIZED, S.CAPTURED, S.VOIDED},  # the last three: late, but true
     S.CANCELLED: {S.AUTHORIZED, S.CAPTURED, S.VOIDED},
     S.AUTHORIZED: {S.CAPTURED, S.VOIDED},
@@ -67,7 +70,8 @@ def test_a_move_never_lowers_the_rank() -> None:
     for (current, claimed), cell in TABLE.items():
         if isinstance(cell, Moved):
             assert cell.status is claimed
-            assert RANKS[claimed] > RANKS[current]
+            is_same = {current, claimed} == TO_AND_FRO
+            assert RANKS[claimed] == RANKS[current] if is_same else RANKS[claimed] > RANKS[current]
         else:
             assert isinstance(cell, Unmoved)
             assert cell.reason
@@ -75,6 +79,17 @@ def test_a_move_never_lowers_the_rank() -> None:
 
 def test_what_outranks_a_fact_is_named() -> None:
     assert attempts.advance(S.CAPTURED, S.FAILED) == Unmoved("captured outranks failed")
+
+
+@pytest.mark.parametrize(("outcome", "status"), OUTCOMES)
+@pytest.mark.parametrize("current", AttemptStatus)
+def test_an_answer_may_be_overtaken_where_no_rank_says_which_is_newer(
+    outcome: Outcome, status: AttemptStatus, current: AttemptStatus
+) -> None:
+    asked = attempt(status=S.SUBMITTING)
+    now = attempt(status=current)
+    assert attempts.is_overtaken(outcome, asked=asked, current=now) is ({status, current} == TO_AND_FRO)
+    assert not attempts.is_overtaken(outcome, asked=now, current=now)
 
 
 def test_live_is_what_may_still_take_money() -> None:

@@ -234,6 +234,15 @@ def test_postgres_needs_configured_secrets(tmp_path: Path) -> None:
     assert not (tmp_path / "loop").exists()
 
 
+def test_whoever_only_looks_makes_nothing(tmp_path: Path) -> None:
+    environ = {"LOOP_DATA_DIR": str(tmp_path / "loop")}
+    looked = load({}, environ, makes=False)
+    assert looked.sources["jwt_secret"] == f"{tmp_path}/loop/secrets.toml, not made yet"
+    assert not (tmp_path / "loop").exists()
+    made = build(tmp_path)
+    assert load({}, environ, makes=False).jwt_secret == made.jwt_secret != looked.jwt_secret
+
+
 def test_sqlite_generates_secrets_once_for_the_owner_only(tmp_path: Path) -> None:
     first = build(tmp_path, {"JWT_SECRET": "", "LOOP_ENCRYPTION_KEY": ""})
     path = tmp_path / "loop" / "secrets.toml"
@@ -366,6 +375,22 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
     assert values["jwt_secret"] == values["encryption_key"] == MASK
     assert values["encryption_keys_previous"] == "********, ********"
     assert settings.database_url.startswith(POSTGRES)
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("database_url", "postgresql:///loop?host=/run/postgresql&user=loop&password={}"),
+        ("database_url", "postgresql:///loop?password={}&host=/run/postgresql"),
+        ("database_url", "postgresql://loop:{}@/loop?host=/run/postgresql"),
+        ("redis_url", "redis://cache:6379/0?password={}"),
+        ("redis_url", "unix://loop:{}@/run/redis.sock"),
+    ],
+)
+def test_an_address_is_shown_without_its_password_wherever_that_is(tmp_path: Path, name: str, url: str) -> None:
+    secrets = {"DATABASE_URL": POSTGRES, "JWT_SECRET": JWT, "ENCRYPTION_KEY": KEY}
+    settings = build(tmp_path, {**secrets, name.upper(): url.format("hunter2")})
+    assert settings.shown(name) == url.format(MASK)
 
 
 def test_secrets_compare_by_what_they_hide() -> None:

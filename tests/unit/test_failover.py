@@ -1,5 +1,6 @@
 """The evidence on which a payment goes on at another processor: every kind of outcome, every class of decline."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -77,7 +78,7 @@ def test_an_order_that_goes_on_is_still_being_paid_and_fails_for_its_last_reason
     assert change.events == (EventType.PAYMENT_FAILED,)
     on = going_on(paid, change)
     assert (on.order.status, on.order.last_error_code, on.events) == (OrderStatus.PROCESSING, None, ())
-    assert (on.attempt, on.transactions) == (change.attempt, change.transactions)
+    assert (on.attempt, on.transactions) == (replace(change.attempt, is_given_up=True), change.transactions)
     failed = failed_after_all(on.order, on.attempt, now=MIDNIGHT)
     assert (failed.status, failed.last_error_code) == (OrderStatus.FAILED, "declined")
 

@@ -91,6 +91,23 @@ async def test_redis_comes_and_goes(caplog: pytest.LogCaptureFixture) -> None:
     assert ["redis_away" in told[0], "redis_back" in told[1], len(told)] == [True, True, 2]
 
 
+async def test_a_redis_that_is_full_does_not_count_as_answering(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "loop")
+    with running_redis() as url:
+        client = Redis.from_url(url)
+        async with opened(url, RATES) as limiter:
+            assert await limiter.redis_answers()
+            await client.config_set("maxmemory", 1)
+            for _ in range(3):
+                assert not await limiter.redis_answers()
+            assert await limiter.take(READ, "key_a") == (BURST_S, BURST_S - 1, 1, 0)
+            await client.config_set("maxmemory", 0)
+            assert await limiter.redis_answers()
+        await client.aclose()
+    told = [record.getMessage() for record in caplog.records if "limits." in record.getMessage()]
+    assert told == ["limits.redis_away", "limits.redis_back"]
+
+
 async def _stop(url: str) -> None:
     client = Redis.from_url(url)
     await client.shutdown(nosave=True)

@@ -25,6 +25,7 @@ class Group:
     processor: str | None = "stripe"
     count: int = 1
     captured_minor: int = 0
+    error_code: str | None = None
 
 
 def figures(*groups: Group, currency: str | None = None) -> CurrencyFigures:
@@ -105,7 +106,7 @@ def test_days_without_orders_are_there_and_the_others_add_up() -> None:
     found = figures(
         Group(day="2026-03-08", captured_minor=500, count=2),
         Group(day="2026-03-10", captured_minor=700, processor="sandbox"),
-        Group(day="2026-03-10", status="failed"),
+        Group(day="2026-03-10", status="failed", error_code="declined"),
     )
     assert [(day.volume_minor, day.count) for day in found.by_day] == [(500, 2), (0, 0), (700, 2)]
     assert (found.volume_minor, found.order_count) == (1200, 4)
@@ -130,7 +131,8 @@ def test_success_is_of_those_that_ended() -> None:
         Group(status="authorized"),
         Group(status="refunded"),
         Group(status="partially_refunded"),
-        Group(status="failed", count=2),
+        Group(status="failed", count=1, error_code="declined"),
+        Group(status="cancelled", count=1, error_code="declined"),
         Group(status="pending", processor=None, count=5),
         Group(status="processing", count=5),
         Group(status="requires_action", count=5),
@@ -150,7 +152,7 @@ def test_the_average_is_of_orders_that_money_came_from_rounded_half_even() -> No
 def test_statuses_and_processors_are_counted_most_orders_first() -> None:
     found = figures(
         Group(status="captured", processor="stripe", captured_minor=100),
-        Group(status="failed", processor="sandbox", count=2),
+        Group(status="failed", processor="sandbox", count=2, error_code="declined"),
         Group(status="captured", processor="sandbox", captured_minor=50),
         Group(status="pending", processor=None, count=4),
     )

@@ -167,7 +167,23 @@ async def test_lookup_turns_pages(processor: StripeProcessor, monkeypatch: pytes
     found = await processor.fetch(ACCOUNT, PaymentReference(None, request(attempt_id="att_2")))
     assert isinstance(found, Approved)
     # Older than the bound: not found, which is not the same as not paid.
-    assert isinstance(await processor.fetch(ACCOUNT, PaymentReference(None, request(attempt_id="att_0"))), Unknown)
+    lost = await processor.fetch(ACCOUNT, PaymentReference(None, request(attempt_id="att_0")))
+    assert isinstance(lost, Unknown)
+    assert not lost.is_absent
+
+
+async def test_lookup_of_all_there_is_says_that_there_is_no_such_payment(
+    stub: StubProcessor, processor: StripeProcessor
+) -> None:
+    await pay(processor, request())
+    unmade = PaymentReference(None, request(attempt_id="att_2"))
+    voided = await processor.void(ACCOUNT, unmade, key=IdempotencyKey("lpi_void"))
+    for outcome in (await processor.fetch(ACCOUNT, unmade), voided):
+        assert outcome == Unknown("Stripe lists no payment of this attempt", is_absent=True)
+    stub.faults.arm(Fault(kind="status", method="GET", status=500))
+    silent = await processor.fetch(ACCOUNT, unmade)
+    assert isinstance(silent, Unknown)
+    assert not silent.is_absent
 
 
 async def test_lookup_leaves_out_what_is_older_than_the_attempt(processor: StripeProcessor) -> None:
@@ -219,7 +235,7 @@ async def test_missing_payment_is_not_called_unpaid(processor: StripeProcessor) 
     payment = PaymentReference("pi_of_another_account", request())
     assert isinstance(await processor.fetch(ACCOUNT, payment), Unknown)
     refund = RefundRequest("ref_1", payment, Money(1, "USD"), None)
-    assert (await processor.refund(ACCOUNT, refund, key=PAY)).status is RefundStatus.FAILED
+    assert (await processor.refund(ACCOUNT, refund, key=PAY)).status is RefundStatus.UNKNOWN
     lost = RefundReference("re_of_another_account", refund)
     assert (await processor.fetch_refund(ACCOUNT, lost)).status is RefundStatus.UNKNOWN
 
@@ -399,6 +415,26 @@ async def test_unclear_refund_is_settled_by_its_key(
     key = IdempotencyKey("r")
     assert (await processor.refund(ACCOUNT, refund, key=key)).status is RefundStatus.UNKNOWN
     assert (await processor.refund(ACCOUNT, refund, key=key)).status is RefundStatus.SUCCEEDED
+    assert [entry.kind for entry in stub.ledger()] == ["charge", "refund"]
+
+
+async def test_a_refusal_is_no_word_of_a_refund_that_an_earlier_call_made(
+    stub: StubProcessor, processor: StripeProcessor
+) -> None:
+    wanted = request()
+    paid = await pay(processor, wanted)
+    assert isinstance(paid, Approved)
+    all_of_it = RefundRequest("ref_1", PaymentReference(paid.reference, wanted), PRICE, None)
+    stub.faults.arm(Fault(kind="drop_after", path="/v1/refunds"))
+    assert (await processor.refund(ACCOUNT, all_of_it, key=IdempotencyKey("r"))).status is RefundStatus.UNKNOWN
+    stranger = account("sk_test_of_another_account")
+    assert (await processor.refund(stranger, all_of_it, key=IdempotencyKey("r"))).status is RefundStatus.UNKNOWN
+    made = await processor.refund(ACCOUNT, all_of_it, key=IdempotencyKey("forgotten"))  # refused, and looked for
+    assert made.status is RefundStatus.SUCCEEDED
+    other = replace(all_of_it, refund_id="ref_2")
+    assert (await processor.refund(ACCOUNT, other, key=IdempotencyKey("s"))).error_code == "refund_refused"
+    stub.faults.arm(Fault(kind="status", method="GET", path="/v1/refunds", status=500))
+    assert (await processor.refund(ACCOUNT, other, key=IdempotencyKey("s"))).status is RefundStatus.UNKNOWN
     assert [entry.kind for entry in stub.ledger()] == ["charge", "refund"]
 
 

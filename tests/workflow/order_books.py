@@ -27,8 +27,14 @@ FOLLOWING: Final[Mapping[str, frozenset[str]]] = {
 STATUS_TOLD: Final[Mapping[str, str]] = {str(event): str(status) for status, event in PAYMENT_EVENTS.items()}
 
 REFUSALS: Final = {
-    Command.PAY: {"invalid_status", "attempts_exhausted", "no_eligible_processor"},
-    Command.RETRY: {"invalid_status", "attempts_exhausted", "no_eligible_processor", "previous_attempt_open"},
+    Command.PAY: {"invalid_status", "order_expired", "attempts_exhausted", "no_eligible_processor"},
+    Command.RETRY: {
+        "invalid_status",
+        "order_expired",
+        "attempts_exhausted",
+        "no_eligible_processor",
+        "previous_attempt_open",
+    },
     Command.CAPTURE: {"invalid_status", "capture_exceeds_authorized", "operation_in_progress", "capture_failed"},
     Command.CANCEL: {"invalid_status", "operation_in_progress", "cancel_failed"},
     Command.REFUND: {"invalid_status", "refund_exceeds_captured"},
@@ -200,6 +206,7 @@ class Books:
             is_open = isinstance(known.outcome, Declined) and known.outcome.reference is not None
             may_be_paid = is_open and bank.capabilities.decline_finality is DeclineFinality.UNTIL_CANCELLED
             assert attempt is tried[-1] or not may_be_paid, f"{attempt['id']} may be paid, and another has begun"
+            assert order["status"] != "cancelled" or not may_be_paid, f"{attempt['id']} may be paid, and is cancelled"
         assert len(kept) <= 1, f"the customer of {order['id']} pays twice: {kept}"
 
     def moved(self, attempt: Row) -> tuple[int, int]:

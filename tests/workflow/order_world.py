@@ -552,7 +552,7 @@ class World:
 
 async def _free_leases(context: Context) -> None:
     async with context.database.transaction() as session:
-        await job_rows.free_leases(session, context.now())
+        await job_rows.free_leases(session, context.now(), taken_until=context.now())
 
 
 ROUNDS_MAX: Final = 2_000

@@ -3,13 +3,28 @@
 import asyncio
 import json
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
-from loop.domain.attempts import ActionRequired, Approved, AttemptStatus, NotSent, Unknown
+from loop.domain.attempts import (
+    ActionRequired,
+    Approved,
+    AttemptStatus,
+    Cancelled,
+    Declined,
+    NotSent,
+    Outcome,
+    Unknown,
+)
+from loop.domain.declines import DeclineClass
 from loop.domain.errors import ErrorKind, LoopError
+from loop.domain.failover import DeclineFinality
 from loop.domain.orders import Order, OrderStatus
+from loop.storage import attempts, stats
 from loop.storage.jobs import LEASE
+from loop.storage.orders import OrderInHand
+from loop.workflows.outcomes import record
 from loop.workflows.payments import complete_action
 from tests.builders import Clock, Mood, Shop, open_shop, work_off
 
@@ -255,3 +270,121 @@ async def test_a_capture_and_a_cancellation_at_once_end_in_one_of_the_two(shop: 
             (OrderStatus.CANCELLED, AttemptStatus.VOIDED),
         }
         assert len(shop.moved("capture", "void")) == before + 1
+
+
+# A failed payment that could still be paid is cancelled as one that waits for its customer is.
+
+
+async def failed_and_open(shop: Shop) -> OrderInHand:
+    """Return an order whose payment was declined, and can be paid with another card until it is cancelled."""
+    shop.sandbox.capabilities = replace(shop.sandbox.capabilities, decline_finality=DeclineFinality.UNTIL_CANCELLED)
+    return await shop.paid("tok_decline_invalid_card")
+
+
+async def test_a_failed_payment_that_can_still_be_paid_is_ended_at_the_processor(shop: Shop) -> None:
+    failed = await failed_and_open(shop)
+    order = await shop.cancel(failed.order.id, "sold to somebody else")
+    assert (order.status, order.last_error_code) == (OrderStatus.CANCELLED, "invalid_card")
+    assert len(shop.sandbox.called("void")) == 1
+    told = json.loads((await shop.events(order.id))[-1].body)
+    assert (told["eventType"], told["payload"]["reason"]) == ("payment.cancelled", "sold to somebody else")
+    (tried,) = await shop.attempts(order.id)
+    assert (tried.status, tried.error_code) == (AttemptStatus.CANCELLED, "invalid_card")
+
+
+@pytest.mark.parametrize("is_left_open", [False, True])
+async def test_a_payment_that_failed_counts_as_failed_once_it_is_cancelled(
+    shop: Shop, clock: Clock, is_left_open: bool
+) -> None:
+    failed = await failed_and_open(shop) if is_left_open else await shop.paid("tok_decline_invalid_card")
+    await shop.cancel(failed.order.id)
+    await shop.cancel((await shop.paid("tok_3ds")).order.id)
+    day = clock.at - timedelta(hours=1), clock.at + timedelta(hours=1)
+    async with shop.context.database.reading() as reader:
+        groups = await stats.groups(reader, shop.merchant_id, is_test=True, created_from=day[0], created_to=day[1])
+        counts = await attempts.counts_since(reader, shop.merchant_id, from_attempt="")
+    assert {(each.status, each.error_code, each.count) for each in groups} == {
+        ("cancelled", "invalid_card", 1),
+        ("cancelled", None, 1),
+    }
+    assert sum(each.count for each in counts if each.is_declined) == 1
+
+
+async def test_a_process_that_dies_before_a_failed_payment_is_cancelled_is_succeeded(shop: Shop, clock: Clock) -> None:
+    failed = await failed_and_open(shop)
+    shop.wait_s = 0
+    shop.hang_next("void")
+    assert (await shop.cancel(failed.order.id)).status is OrderStatus.FAILED
+    await shop.until_called("void")
+    await shop.lose_process()
+    clock.forward(seconds=LEASE.total_seconds())
+    await work_off(shop.context)
+    assert (await shop.now(failed.order.id)).order.status is OrderStatus.CANCELLED
+
+
+async def test_a_failed_payment_that_nobody_can_pay_is_not_asked_about(shop: Shop) -> None:
+    failed = await shop.paid("tok_decline_invalid_card")
+    assert (await shop.cancel(failed.order.id)).status is OrderStatus.CANCELLED
+    assert shop.sandbox.called("void") == []
+
+
+async def test_a_failed_payment_that_was_paid_before_the_cancellation_is_a_late_success(shop: Shop) -> None:
+    failed = await failed_and_open(shop)
+    shop.next_answers("void", Approved(str(failed.order.processor_order_id), is_captured=True, amount_minor=1_000))
+    order = await shop.cancel(failed.order.id)
+    assert (order.status, order.amount_captured_minor) == (OrderStatus.CAPTURED, 1_000)
+    assert (await shop.event_types(order.id))[-2:] == ["payment.captured", "payment.late_success"]
+
+
+@pytest.mark.parametrize("answer", [UNREACHABLE, Declined("invalid_card", DeclineClass.CUSTOMER, "No.")])
+async def test_a_failed_payment_that_is_not_cancelled_stays_failed(shop: Shop, answer: Outcome) -> None:
+    failed = await failed_and_open(shop)
+    shop.next_answers("void", answer)
+    with pytest.raises(LoopError, match="cancel_failed"):
+        await shop.cancel(failed.order.id)
+    now = (await shop.now(failed.order.id)).order
+    assert (now.status, now.last_error_code) == (OrderStatus.FAILED, "invalid_card")
+    assert (await shop.cancel(failed.order.id)).status is OrderStatus.CANCELLED
+
+
+@pytest.mark.parametrize("is_heard_of", [False, True])
+async def test_a_failed_payment_s_cancellation_that_is_not_answered_is_repeated(
+    shop: Shop, clock: Clock, is_heard_of: bool
+) -> None:
+    failed = await failed_and_open(shop)
+    shop.next_answers("void", SILENCE, is_done=is_heard_of)
+    assert (await shop.cancel(failed.order.id)).status is OrderStatus.FAILED
+    if is_heard_of:  # the processor's webhook is first
+        (tried,) = await shop.attempts(failed.order.id)
+        await record(shop.context, tried, Cancelled(tried.processor_reference), job=None)
+        assert (await shop.now(failed.order.id)).order.status is OrderStatus.CANCELLED
+    clock.forward(seconds=2)
+    await work_off(shop.context)
+    assert (await shop.now(failed.order.id)).order.status is OrderStatus.CANCELLED
+    assert await shop.jobs(failed.order.id) == []
+    assert (await shop.event_types(failed.order.id)).count("payment.cancelled") == 1
+
+
+async def test_a_failed_payment_that_stays_unclear_is_shown_to_a_person(shop: Shop, clock: Clock) -> None:
+    failed = await failed_and_open(shop)
+    shop.next_answers("void", *[SILENCE] * 30)
+    await shop.cancel(failed.order.id)
+    for _ in range(10):
+        (asking,) = await shop.jobs(failed.order.id)
+        clock.at = asking.run_at
+        await work_off(shop.context)
+    now = (await shop.now(failed.order.id)).order
+    assert (now.status, now.needs_review) == (OrderStatus.FAILED, True)
+
+
+async def test_an_order_that_is_tried_again_after_all_is_not_cancelled(shop: Shop, clock: Clock) -> None:
+    failed = await failed_and_open(shop)
+    shop.next_answers("void", SILENCE)
+    await shop.cancel(failed.order.id)
+    paid = await shop.pay(failed.order.id, is_retry=True)
+    assert paid.order.status is OrderStatus.CAPTURED
+    clock.forward(seconds=2)
+    await work_off(shop.context)
+    first, second = await shop.attempts(failed.order.id)
+    assert (first.status, second.status) == (AttemptStatus.CANCELLED, AttemptStatus.CAPTURED)
+    assert (await shop.now(failed.order.id)).order.status is OrderStatus.CAPTURED

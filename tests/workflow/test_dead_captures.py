@@ -1,6 +1,7 @@
 """Captures and cancellations whose job has died: the next request goes on with it, or first learns what it has done."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from loop.domain.attempts import Unknown
 from loop.domain.errors import LoopError
 from loop.domain.orders import Order, OrderStatus
 from loop.storage import jobs as job_rows
+from loop.storage.jobs import LEASE
 from loop.workers.execute import execute
 from tests.builders import Clock, Shop, work_off
 
@@ -138,7 +140,7 @@ async def test_a_worker_that_still_holds_the_dead_one_writes_nothing(shop: Shop)
     shop.next_answers("fetch", SILENCE)
     await shop.capture(order.id, 400)
     (live,) = await shop.jobs(order.id)
-    await execute(shop.context, stale)
+    await execute(shop.context, replace(stale, run_at=shop.clock.at + LEASE))  # its lease may well outlast its call
     assert await shop.jobs(order.id) == [live]
     assert (await shop.now(order.id)).order.status is OrderStatus.AUTHORIZED
     shop.clock.forward(minutes=1)

@@ -271,3 +271,87 @@ async def test_the_reasons_name_who_was_tried_and_why_it_failed(shop: Shop, seco
         _, (then, reasons) = await attempts.of_order(reader, shop.merchant_id, paid.order.id)
     assert then.processor == second.name
     assert reasons[:2] == ("after sandbox failed: declined", "sandbox left out: it was tried for this order already")
+
+
+# What Loop cancels so that another attempt may follow is not its order's end, whoever tells of it.
+
+
+async def hears_of_its_fence(shop: Shop, order_id: str) -> None:
+    """Have the processor tell by a webhook that the latest attempt is cancelled."""
+    tried = (await shop.attempts(order_id))[-1]
+    await record(shop.context, tried, Cancelled(tried.processor_reference), job=None)
+
+
+@pytest.mark.parametrize(
+    ("tries", "processor", "code"), [(1, "nobody", "no_processor"), (3, None, "attempts_exhausted")]
+)
+async def test_a_retry_that_is_refused_cancels_nothing(
+    shop: Shop, tries: int, processor: str | None, code: str
+) -> None:
+    makes_declines_open(shop, DeclineFinality.UNTIL_CANCELLED)
+    order = await shop.order()
+    for _ in range(tries):
+        await shop.pay(order.id, "tok_decline_invalid_card", is_retry=True)
+    fences = len(shop.sandbox.called("void"))
+    with pytest.raises(LoopError) as error:
+        await shop.pay(order.id, is_retry=True, processor=processor)
+    assert error.value.code == code
+    assert len(shop.sandbox.called("void")) == fences == tries - 1
+
+
+async def test_a_retry_s_fence_that_is_heard_of_first_leaves_the_order_to_be_tried_again(shop: Shop) -> None:
+    makes_declines_open(shop, DeclineFinality.UNTIL_CANCELLED)
+    failed = await shop.paid("tok_decline_invalid_card")
+    shop.next_answers("void", SILENCE, is_done=True)
+    with pytest.raises(LoopError, match="previous_attempt_open"):
+        await shop.pay(failed.order.id, is_retry=True)
+    told = await shop.event_types(failed.order.id)
+    await hears_of_its_fence(shop, failed.order.id)
+    now = await shop.now(failed.order.id)
+    assert now.attempt is not None
+    assert (now.order.status, now.order.last_error_code) == (OrderStatus.FAILED, "invalid_card")
+    assert (now.attempt.status, now.attempt.error_code) == (AttemptStatus.CANCELLED, "invalid_card")
+    assert await shop.event_types(failed.order.id) == told
+    assert (await shop.pay(failed.order.id, is_retry=True)).order.status is OrderStatus.CAPTURED
+    assert len(shop.sandbox.called("void")) == 1
+
+
+@pytest.mark.parametrize("loses_its_job", [False, True])
+async def test_a_fence_that_is_heard_of_first_lets_the_order_go_on(
+    shop: Shop, second: MoodySandbox, loses_its_job: bool
+) -> None:
+    makes_declines_open(shop, DeclineFinality.UNTIL_CANCELLED)
+    shop.next_answers("void", SILENCE, is_done=True)
+    waiting = await pay(shop)
+    await hears_of_its_fence(shop, waiting.order.id)
+    assert (await shop.now(waiting.order.id)).order.status is OrderStatus.PROCESSING
+    if loses_its_job:
+        (lost,) = await shop.jobs(waiting.order.id)
+        await shop.context.database.write_at_once([jobs.finishing(lost)])
+        shop.clock.at += RESCUE_AFTER
+        assert await rescue_stale(shop.context) == 1
+    shop.clock.forward(seconds=polling.STEPS_S[0])
+    await work_off(shop.context)
+    assert (await shop.now(waiting.order.id)).order.status is OrderStatus.CAPTURED
+    assert charges(shop, second) == ([], [1_000])
+    assert "payment.cancelled" not in await shop.event_types(waiting.order.id)
+
+
+async def test_what_somebody_else_cancels_is_the_order_s_end(shop: Shop) -> None:
+    makes_declines_open(shop, DeclineFinality.UNTIL_CANCELLED)
+    failed = await shop.paid("tok_decline_invalid_card")
+    await hears_of_its_fence(shop, failed.order.id)
+    assert (await shop.now(failed.order.id)).order.status is OrderStatus.CANCELLED
+
+
+@pytest.mark.parametrize("is_heard_of", [False, True])
+async def test_an_order_that_is_not_tried_again_after_all_is_cancelled(shop: Shop, is_heard_of: bool) -> None:
+    makes_declines_open(shop, DeclineFinality.UNTIL_CANCELLED)
+    failed = await shop.paid("tok_decline_invalid_card")
+    shop.next_answers("void", SILENCE, is_done=True)
+    with pytest.raises(LoopError, match="previous_attempt_open"):
+        await shop.pay(failed.order.id, is_retry=True)
+    if is_heard_of:
+        await hears_of_its_fence(shop, failed.order.id)
+    assert (await shop.cancel(failed.order.id)).status is OrderStatus.CANCELLED
+    assert (await shop.event_types(failed.order.id))[-1] == "payment.cancelled"

@@ -1,9 +1,12 @@
 """Jobs as rows: one holder at a time, a fence at every write, and nothing lost or done by two."""
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from datetime import timedelta
 
+import asyncpg
 import pytest
 
 from loop.storage import jobs, merchants
@@ -15,6 +18,7 @@ from loop.workers.execute import execute
 from loop.workflows.context import Context
 from loop.workflows.jobs import JOBS, MAX_BACKOFF_S, JobKind, backoff_s
 from tests.builders import MIDNIGHT, Clock, job, merchant, work_off
+from tests.servers import run_sql
 
 
 async def insert(database: Database, *new: Job) -> list[int]:
@@ -146,7 +150,8 @@ async def test_who_is_alone_frees_old_leases_at_once(database: Database, clock: 
     await insert(database, job(), job("later", run_at=MIDNIGHT + timedelta(hours=1)), job("dead", is_dead=True))
     (held,) = await claim(database, clock)
     async with database.transaction() as session:
-        assert await jobs.free_leases(session, clock.now()) == 1
+        assert await jobs.free_leases(session, clock.now(), taken_until=clock.at - timedelta(seconds=1)) == 0
+        assert await jobs.free_leases(session, clock.now(), taken_until=clock.now()) == 1
     (again,) = await claim(database, clock)
     assert (again.id, again.fence) == (held.id, 2)
 
@@ -241,6 +246,57 @@ async def test_a_kind_that_is_not_asked_for_is_neither_claimed_nor_on_the_agenda
         assert (agenda.jobs_at, agenda.deliveries_at) == (clock.at + LEASE, clock.at + LEASE)
         (left,) = await jobs.claim(session, clock.now(), 10)
     assert (left.id, left.fence) == ("later s", 1)
+
+
+async def test_of_a_full_lane_nothing_is_claimed_nor_on_the_agenda(database: Database, clock: Clock) -> None:
+    in_an_hour = clock.at + timedelta(hours=1)
+    line = job("line", kind=DELIVER, lane="pcf_2")
+    await insert(database, *(job(f"{lane} due", lane=lane) for lane in ("pcf_1", "pcf_2", "pcf_3")), line)
+    await insert(database, job("later", lane="pcf_4", run_at=in_an_hour))
+    full = ("pcf_1", "pcf_2")
+    async with database.transaction() as session:
+        claimed = await jobs.claim(session, clock.now(), 10, full_lanes=full)
+        assert {each.id for each in claimed} == {"pcf_3 due", "line"}
+        assert (await jobs.agenda(session, full_lanes=(*full, "pcf_3"))).jobs_at == in_an_hour
+        assert (await jobs.agenda(session)).jobs_at == MIDNIGHT
+
+
+CLAIMS = [
+    jobs._claiming_of(frozenset({"test", "another"}), has_full_lanes=False),
+    jobs._claiming_of(frozenset({"test", "another"}), has_full_lanes=True),
+    jobs._CLAIM_DELIVERIES,
+]
+BOUNDS = {
+    "now": MIDNIGHT,
+    "lease_ends_at": MIDNIGHT + LEASE,
+    "limit": 24,
+    "full_lanes": ["pcf_1", "pcf_2"],
+}
+ROWS = """
+    INSERT INTO jobs (id, kind, subject, arguments, dedupe_key, lane, run_at, is_leased, is_dead, fence, created_at)
+    SELECT 'j' || n, 'test', 'ord_1', '{}', 'k' || n, 'pcf_' || n % 5, '2027-01-01', false, false, 0, '2026-01-01'
+    FROM """
+
+
+async def test_postgres_claims_by_index(postgres_database_url: str) -> None:
+    run_sql(postgres_database_url, f"{ROWS} generate_series(1, 20000) AS n; ANALYZE jobs")
+    connection = await asyncpg.connect(postgres_database_url)
+    for statement in CLAIMS:
+        compiled = statement.for_postgres()
+        plan = [line[0] for line in await connection.fetch("EXPLAIN " + compiled.text, *compiled.arguments(BOUNDS))]
+        assert any("Index Scan using ix_jobs_due" in line for line in plan), "\n".join(plan)
+        assert not [line for line in plan if "Seq Scan" in line], "\n".join(plan)
+    await connection.close()
+
+
+def test_sqlite_claims_by_index(sqlite_database_url: str) -> None:
+    with closing(sqlite3.connect(sqlite_database_url.removeprefix("sqlite:///"))) as connection:
+        for statement in CLAIMS:
+            compiled = statement.for_sqlite()
+            plan = connection.execute("EXPLAIN QUERY PLAN " + compiled.text, compiled.arguments(BOUNDS)).fetchall()
+            steps = [row[3] for row in plan]
+            assert [step for step in steps if "INDEX ix_jobs_due" in step], steps
+            assert not [step for step in steps if step.startswith("SCAN jobs")], steps
 
 
 async def test_a_handler_that_takes_too_long_has_failed(

@@ -7,6 +7,8 @@ from loop.domain.failover import LateSuccess
 from loop.domain.orders import OrderStatus
 from loop.domain.refunds import RefundOutcome, RefundStatus
 from loop.domain.transactions import TransactionStatus
+from loop.processors.base import Capabilities
+from loop.storage import orders
 from loop.storage.orders import OrderInHand
 from loop.workflows import merchants
 from loop.workflows.late_successes import SECOND_PAYMENT, TOO_LATE
@@ -138,6 +140,18 @@ async def test_a_second_hold_is_released_and_the_first_stays(shop: Shop) -> None
     assert (captured.status, captured.processor_order_id) == (OrderStatus.CAPTURED, second.processor_reference)
 
 
+@pytest.mark.parametrize("was_in_review", [True, False])
+async def test_a_second_hold_that_only_lapses_leaves_the_review_as_it_is(shop: Shop, was_in_review: bool) -> None:
+    first, _ = await tried_again(shop, is_manual=True)
+    if was_in_review:
+        async with shop.context.database.transaction() as session:
+            await orders.flag_for_review(session, shop.merchant_id, first.order_id, now=shop.clock.now())
+    shop.sandbox.capabilities = Capabilities(is_test_only=True, can_void=False)
+    await hears(shop, first, money_of(first, is_captured=False))
+    now = (await shop.now(first.order_id)).order
+    assert (now.status, now.needs_review) == (OrderStatus.AUTHORIZED, was_in_review)
+
+
 async def test_the_first_money_pays_and_the_newer_attempt_is_cancelled(shop: Shop) -> None:
     first, second = await tried_again(shop, token="tok_3ds")
     assert second.status is AttemptStatus.REQUIRES_ACTION
@@ -150,10 +164,7 @@ async def test_the_first_money_pays_and_the_newer_attempt_is_cancelled(shop: Sho
 
 
 async def test_the_newer_attempt_whose_money_comes_after_all_is_the_second_payment(shop: Shop) -> None:
-    failed = await shop.paid("tok_decline_invalid_card")
-    shop.next_answers("authorize", Unknown("no answer"), is_done=True)
-    await shop.pay(failed.order.id, is_retry=True)
-    first, second = await shop.attempts(failed.order.id)
+    first, second = await tried_again_in_vain(shop, "tok_approve")
     await hears(shop, first, money_of(first))
     shop.clock.forward(minutes=1)
     await work_off(shop.context)
@@ -166,11 +177,7 @@ async def test_the_newer_attempt_whose_money_comes_after_all_is_the_second_payme
 
 
 async def test_the_newer_attempt_that_turns_out_to_wait_for_its_customer_is_cancelled(shop: Shop) -> None:
-    failed = await shop.paid("tok_decline_invalid_card")
-    shop.next_answers("authorize", Unknown("no answer"), is_done=True)
-    await shop.pay(failed.order.id, token="tok_3ds", is_retry=True)
-    first, second = await shop.attempts(failed.order.id)
-    assert second.status is AttemptStatus.UNKNOWN
+    first, _ = await tried_again_in_vain(shop, "tok_3ds")
     await hears(shop, first, money_of(first))
     shop.clock.forward(minutes=1)
     await work_off(shop.context)
@@ -203,3 +210,65 @@ async def test_what_is_no_money_is_no_late_success(shop: Shop, answer: Outcome) 
     before, tried = await given_up(shop)
     await hears(shop, tried, answer)
     assert (await shop.now(before.order.id)).order == before.order
+
+
+async def tried_again_in_vain(shop: Shop, token: str) -> tuple[Attempt, Attempt]:
+    """Return the attempts of an order whose first failed, and whose second got no answer."""
+    failed = await shop.paid("tok_decline_invalid_card")
+    shop.next_answers("authorize", Unknown("no answer"), is_done=token != "tok_timeout_then_nothing")
+    await shop.pay(failed.order.id, token, is_retry=True)
+    first, second = await shop.attempts(failed.order.id)
+    assert second.status is AttemptStatus.UNKNOWN
+    return first, second
+
+
+async def test_the_newer_attempt_that_took_nothing_is_not_sent_again(shop: Shop) -> None:
+    first, _ = await tried_again_in_vain(shop, "tok_timeout_then_nothing")
+    await hears(shop, first, money_of(first))
+    sent = len(shop.sandbox.called("authorize"))
+    for _ in range(3):
+        shop.clock.forward(minutes=10)
+        await work_off(shop.context)
+    assert (await shop.now(first.order_id)).order.status is OrderStatus.CAPTURED
+    assert (shop.moved("charge"), len(shop.sandbox.called("authorize"))) == ([], sent)
+    assert shop.sandbox.called("fetch")
+
+
+# Late money that its merchant does not want leaves the order to the newer attempt.
+
+
+@pytest.mark.parametrize(
+    ("token", "status", "kept"),
+    [("tok_approve", OrderStatus.CAPTURED, 1_000), ("tok_decline_invalid_card", OrderStatus.FAILED, 0)],
+)
+async def test_unwanted_money_goes_back_and_the_newer_attempt_s_is_the_order_s(
+    shop: Shop, token: str, status: OrderStatus, kept: int
+) -> None:
+    await wants_refunds(shop)
+    first, second = await tried_again_in_vain(shop, token)
+    shop.next_answers("refund", RefundOutcome(RefundStatus.SUCCEEDED, "sbxr_1"))
+    await hears(shop, first, money_of(first))
+    assert (await shop.now(first.order_id)).order.status is OrderStatus.PROCESSING
+    shop.clock.forward(minutes=1)
+    await work_off(shop.context)
+    order = (await shop.now(first.order_id)).order
+    assert (order.status, order.amount_captured_minor, order.amount_refunded_minor) == (status, kept, 0)
+    (refund,) = await shop.refunds(order.id)
+    assert (refund.attempt_id, refund.reason, refund.is_reversal) == (first.id, TOO_LATE, True)
+    assert await net(shop, order.id) == kept
+    told = await shop.event_types(order.id)
+    assert (told.count("payment.late_success"), told.count("payment.captured")) == (1, kept // 1_000)
+    if kept:
+        assert (await shop.refund(order.id)).attempt_id == second.id
+
+
+async def test_unwanted_money_leaves_the_customer_s_new_try_alone(shop: Shop) -> None:
+    await wants_refunds(shop)
+    first, second = await tried_again(shop, token="tok_3ds")
+    shop.next_answers("refund", RefundOutcome(RefundStatus.SUCCEEDED, "sbxr_1"))
+    await hears(shop, first, money_of(first))
+    assert (await shop.now(first.order_id)).order.status is OrderStatus.REQUIRES_ACTION
+    assert shop.sandbox.called("void") == []
+    await hears(shop, second, taken(second))
+    order = (await shop.now(first.order_id)).order
+    assert (order.status, order.amount_captured_minor, order.amount_refunded_minor) == (OrderStatus.CAPTURED, 1_000, 0)

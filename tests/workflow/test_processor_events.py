@@ -68,6 +68,12 @@ async def given_up_by_us(shop: Shop) -> OrderInHand:
     return await shop.paid()
 
 
+async def tell_of_late_money(shop: Shop, late: OrderInHand) -> None:
+    assert late.attempt is not None
+    body = json.dumps({"id": "e", "type": "t", "payment": f"sbx_{late.attempt.id[4:]}_approve"}).encode()
+    await tell(shop, body, signed(body, shop.webhook_secret))
+
+
 async def test_a_hint_makes_loop_ask_and_the_answer_counts(shop: Shop) -> None:
     waiting = await shop.paid("tok_pending")
     await tell_of(shop, waiting)
@@ -143,9 +149,8 @@ async def test_webhooks_before_between_and_after_the_answer_end_the_same(shop: S
 async def test_money_that_comes_late_is_told_as_such(shop: Shop) -> None:
     lost = await given_up_by_us(shop)
     assert lost.order.status is OrderStatus.CANCELLED
-    body = json.dumps({"id": "e", "type": "t", "payment": f"sbx_{lost.attempt.id[4:]}_approve"}).encode()  # type: ignore[union-attr] # it has one
     for _ in range(2):
-        await tell(shop, body, signed(body, shop.webhook_secret))
+        await tell_of_late_money(shop, lost)
         await work_off(shop.context)
     now = await shop.now(lost.order.id)
     assert (now.order.status, now.order.amount_captured_minor) == (OrderStatus.CAPTURED, 1_000)
@@ -178,8 +183,9 @@ class RefundingSandbox(MoodySandbox):
         return WebhookEvent(event["id"], "refund.changed", event["payment"], refund_reference=event["refund"])
 
 
+@pytest.mark.parametrize("silences", [1, 30])
 async def test_a_refund_that_the_bank_sent_back_is_undone_also_when_the_answer_is_late(
-    shop: Shop, clock: Clock
+    shop: Shop, clock: Clock, silences: int
 ) -> None:
     shop.context.processors._made["sandbox"] = RefundingSandbox(shop.sandbox._setup)
     paid = await shop.paid()
@@ -187,20 +193,31 @@ async def test_a_refund_that_the_bank_sent_back_is_undone_also_when_the_answer_i
     assert (await shop.now(paid.order.id)).order.status is OrderStatus.REFUNDED
     reference = str(refund.processor_reference)
     sent_back = RefundOutcome(RefundStatus.FAILED, reference, error_code="refund_failed", error_message="Sent back.")
-    shop.next_answers("fetch_refund", RefundOutcome(RefundStatus.UNKNOWN), sent_back)
+    shop.next_answers("fetch_refund", *[RefundOutcome(RefundStatus.UNKNOWN)] * silences, sent_back)
     body = json.dumps({"id": "evt_1", "payment": reference_of(paid), "refund": reference}).encode()
     await tell(shop, body, {})
-    await work_off(shop.context)
-    assert (await shop.now(paid.order.id)).order.status is OrderStatus.REFUNDED
-    clock.forward(seconds=2)
+    for _ in range(silences):
+        await work_off(shop.context)
+        assert (await shop.now(paid.order.id)).order.status is OrderStatus.REFUNDED
+        clock.forward(hours=2)
     await work_off(shop.context)
     now = (await shop.now(paid.order.id)).order
     assert (now.status, now.amount_refunded_minor, now.amount_refund_reserved_minor) == (OrderStatus.CAPTURED, 0, 0)
     assert (await shop.event_types(paid.order.id))[-1] == "refund.failed"
-    unknown = json.dumps({"id": "evt_2", "payment": reference_of(paid), "refund": "re_of_nobody"}).encode()
-    await tell(shop, unknown, {})
-    await work_off(shop.context)
-    assert (await shop.now(paid.order.id)).order == now
+
+
+async def test_a_refund_that_is_not_ours_is_looked_for_a_few_times(shop: Shop, clock: Clock) -> None:
+    shop.context.processors._made["sandbox"] = RefundingSandbox(shop.sandbox._setup)
+    paid = await shop.paid()
+    body = json.dumps({"id": "evt_1", "payment": reference_of(paid), "refund": "re_of_nobody"}).encode()
+    await tell(shop, body, {})
+    looks = 0
+    while await stored(shop):
+        looks += await work_off(shop.context)
+        clock.forward(hours=2)
+    assert looks == MATCH_TRIES + 1
+    assert shop.sandbox.called("fetch_refund") == []
+    assert (await shop.now(paid.order.id)).order == paid.order
 
 
 async def test_a_payment_that_is_not_ours_is_looked_for_a_few_times(shop: Shop, clock: Clock) -> None:
@@ -219,10 +236,8 @@ async def test_late_money_is_heard_of_though_the_processor_says_nothing_for_hour
     shop: Shop, clock: Clock, silences: int
 ) -> None:
     late = await given_up_by_us(shop)
-    assert late.attempt is not None
     shop.next_answers("fetch", *[SILENCE] * silences)
-    body = json.dumps({"id": "e", "type": "t", "payment": f"sbx_{late.attempt.id[4:]}_approve"}).encode()
-    await tell(shop, body, signed(body, shop.webhook_secret))
+    await tell_of_late_money(shop, late)
     for _ in range(silences):
         await work_off(shop.context)
         assert (await shop.now(late.order.id)).order.status is OrderStatus.CANCELLED
@@ -239,10 +254,8 @@ async def test_late_money_is_heard_of_though_the_same_call_is_answered_with_its_
     shop.next_answers("authorize", SILENCE, is_done=True)
     shop.next_answers("authorize", Declined("declined", DeclineClass.LATER, "no"))
     paid = await shop.paid()
-    assert paid.attempt is not None
     shop.next_answers("fetch", SILENCE)
-    body = json.dumps({"id": "e", "type": "t", "payment": f"sbx_{paid.attempt.id[4:]}_approve"}).encode()
-    await tell(shop, body, signed(body, shop.webhook_secret))
+    await tell_of_late_money(shop, paid)
     await work_off(shop.context)
     assert (await shop.now(paid.order.id)).order.status is OrderStatus.PROCESSING
     clock.forward(hours=2)

@@ -5,13 +5,15 @@ from datetime import timedelta
 
 import pytest
 
-from loop.domain.attempts import Unknown
+from loop.domain import polling
+from loop.domain.attempts import Approved, Unknown
 from loop.domain.audit import Actor, ActorKind
 from loop.domain.errors import LoopError
-from loop.domain.orders import Order
+from loop.domain.orders import Order, OrderStatus
 from loop.storage import audit as rows
 from loop.storage import orders
 from loop.workflows import reviews
+from loop.workflows.outcomes import record
 from tests.builders import Clock, Shop, open_shop, work_off
 
 PERSON = Actor(ActorKind.USER, "mer_1", "203.0.113.9")
@@ -76,3 +78,53 @@ async def test_a_payment_that_stays_unclear_comes_back_to_the_list(shop: Shop, c
     clock.at += timedelta(days=1)
     await work_off(shop.context)
     assert (await shop.now(order.id)).order.needs_review
+
+
+async def unheard_of(shop: Shop, clock: Clock) -> Order:
+    """Return an order whose payment the processor has not found for a day."""
+    shop.next_answers("authorize", *[Unknown("no answer")] * 100)
+    shop.next_answers("fetch", *[Unknown("not found")] * 100)
+    order = (await shop.paid()).order
+    clock.forward(seconds=polling.KEY_HORIZON.total_seconds() - 1)
+    await work_off(shop.context)
+    return order
+
+
+async def test_a_payment_that_a_person_does_not_find_at_the_processor_is_given_up(shop: Shop, clock: Clock) -> None:
+    order = await unheard_of(shop, clock)
+    context = replace(shop.context, actor=PERSON)
+    with pytest.raises(LoopError, match="invalid_status: The processor is still asked"):
+        await reviews.settle_unpaid(context, "mer_1", order.id, note="not in their dashboard")
+    clock.forward(seconds=1)
+    with pytest.raises(LoopError, match="validation_failed"):
+        await reviews.settle_unpaid(context, "mer_1", order.id, note=" ")
+    assert (await shop.now(order.id)).order.status is OrderStatus.PROCESSING
+
+    settled = await reviews.settle_unpaid(context, "mer_1", order.id, note="not in their dashboard")
+    assert (settled.status, settled.needs_review) == (OrderStatus.CANCELLED, False)
+    assert (await shop.event_types(order.id))[-1] == "payment.cancelled"
+    async with context.database.reading() as reader:
+        entry = (await rows.newest(reader, "mer_1", before_seq=None, limit=1))[0]
+    assert (entry.action, entry.subject, entry.actor_kind) == ("cancellation.requested", order.id, "user")
+    assert entry.after == {"status": "processing", "reason": "not in their dashboard"}
+    clock.forward(hours=1)
+    asked = len(shop.sandbox.calls)
+    await work_off(shop.context)
+    assert (await shop.jobs(order.id), len(shop.sandbox.calls)) == ([], asked)
+
+    (attempt,) = await shop.attempts(order.id)  # the person was wrong
+    await record(shop.context, attempt, Approved("sbx_1", is_captured=True, amount_minor=1_000), job=None)
+    assert (await shop.event_types(order.id))[-2:] == ["payment.captured", "payment.late_success"]
+
+
+async def test_what_the_processor_has_answered_is_not_given_up_by_hand(shop: Shop, clock: Clock) -> None:
+    paid, waiting, new = (await shop.paid()).order, (await shop.paid("tok_3ds")).order, await shop.order()
+    pending = (await shop.paid("tok_pending")).order
+    clock.forward(hours=24)
+    for order in (paid, waiting, new, pending):
+        before = (await shop.now(order.id)).order
+        with pytest.raises(LoopError, match="invalid_status"):
+            await reviews.settle_unpaid(shop.context, "mer_1", order.id, note="not in their dashboard")
+        assert (await shop.now(order.id)).order == before
+    with pytest.raises(LoopError, match="not_found"):
+        await reviews.settle_unpaid(shop.context, "mer_2", paid.id, note="not in their dashboard")

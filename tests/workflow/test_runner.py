@@ -189,9 +189,18 @@ async def test_what_another_process_commits_is_found_without_a_wake_up(context: 
         await bench.until(lambda: bench.done == ["a"], timeout_s=NAP_S + 4)
 
 
+async def insert_for_accounts(context: Context, count: int) -> None:
+    """Insert jobs each of which has a lane of its own, so that only the places of the process bound them."""
+    for number in range(count):
+        await insert(context, f"j{number}", lane=f"pcf_{number}")
+
+
 async def test_no_more_run_at_a_time_than_may(context: Context, bench: Bench) -> None:
-    await insert(context, *(f"j{number}" for number in range(20)))
+    bench.hold = asyncio.Event()
+    await insert_for_accounts(context, 20)
     async with working(context):
+        await bench.until(lambda: bench.running == CONCURRENCY)
+        bench.hold.set()
         await bench.until(lambda: len(bench.done) == 20)
     assert sorted(bench.done) == sorted(f"j{number}" for number in range(20))
     assert bench.most == CONCURRENCY
@@ -199,7 +208,7 @@ async def test_no_more_run_at_a_time_than_may(context: Context, bench: Bench) ->
 
 async def test_what_there_is_no_room_for_is_not_claimed(context: Context, bench: Bench) -> None:
     bench.hold = asyncio.Event()
-    await insert(context, *(f"j{number}" for number in range(10)))
+    await insert_for_accounts(context, 10)
     async with working(context):
         await bench.until(lambda: bench.running == CONCURRENCY)
         await napping(context)
@@ -207,6 +216,40 @@ async def test_what_there_is_no_room_for_is_not_claimed(context: Context, bench:
             assert sum(each.is_leased for each in await jobs.of_subject(reader, "ord_1")) == CONCURRENCY
         bench.hold.set()
         await bench.until(lambda: len(bench.done) == 10)
+
+
+async def test_jobs_that_hang_at_one_account_leave_room_for_another_s(
+    context: Context, wake: Callable[[], None], bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inline_runner, "NAP_S", 60)
+    sick = Bench()
+    sick.hold = asyncio.Event()
+    monkeypatch.setitem(JOBS, "sick", JobKind(sick.handle, deadline_s=10))
+    await insert(context, *(f"s{number}" for number in range(10)), kind="sick", lane="pcf_sick", in_s=-9)
+    async with working(context):
+        await sick.until(lambda: sick.running == CONCURRENCY - 1)
+        await napping(context)
+        await insert(context, *(f"w{number}" for number in range(3)), lane="pcf_well")
+        wake()
+        await bench.until(lambda: len(bench.done) == 3)
+        assert (sick.most, sick.done) == (CONCURRENCY - 1, [])
+        sick.hold.set()
+        await sick.until(lambda: len(sick.done) == 10)
+    assert sick.most == CONCURRENCY - 1
+
+
+async def test_what_becomes_due_at_a_healthy_account_runs_when_it_is_due(
+    context: Context, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inline_runner, "NAP_S", 60)
+    sick = Bench()
+    sick.hold = asyncio.Event()
+    monkeypatch.setitem(JOBS, "sick", JobKind(sick.handle, deadline_s=10))
+    await insert(context, "s1", "s2", "s3", kind="sick", lane="pcf_sick", in_s=-9)
+    await insert(context, "soon", lane="pcf_well", in_s=0.5)
+    async with working(context):
+        await bench.until(lambda: bench.done == ["soon"])
+        sick.hold.set()
 
 
 async def test_a_database_that_is_away_for_a_while_does_not_end_the_runner(
@@ -298,7 +341,7 @@ async def test_what_does_not_end_in_time_is_left_to_a_successor(
         (left,) = await jobs.of_subject(session, "ord_1")
         assert (left.is_leased, left.failures) == (True, 0)
         assert await jobs.claim(session, system_now(), 10) == []
-        await jobs.free_leases(session, system_now())
+        await jobs.free_leases(session, system_now(), taken_until=system_now())
         (successor,) = await jobs.claim(session, system_now(), 10)
     assert successor.fence == left.fence + 1
 

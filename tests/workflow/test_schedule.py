@@ -8,14 +8,16 @@ from datetime import timedelta
 
 import pytest
 
-from loop.domain.attempts import Approved, NotSent, Unknown
+from loop.domain.attempts import ActionRequired, Approved, NotSent, Outcome, Pending, Unknown
 from loop.domain.errors import LoopError
+from loop.domain.failover import DeclineFinality
 from loop.domain.orders import Order, OrderStatus
 from loop.storage import jobs, orders
 from loop.workers import schedule
 from loop.workers.schedule import SCHEDULE, run_schedule
 from loop.workflows import captures, payments
 from loop.workflows.captures import EXPIRE_BATCH, expire_due
+from loop.workflows.checkout import NewSession, create_session
 from loop.workflows.context import Context
 from loop.workflows.payments import RESCUE_AFTER, rescue_stale
 from tests.builders import Clock, Shop, work_off
@@ -24,9 +26,9 @@ IN_AN_HOUR = timedelta(hours=1)
 
 
 async def expire(shop: Shop) -> int:
-    """Run the schedule's entry, and what it starts."""
+    """Run the schedule's entry, and the jobs that come of it."""
     count = await expire_due(shop.context)
-    await shop.wait_for_jobs()
+    await work_off(shop.context)
     return count
 
 
@@ -77,7 +79,7 @@ async def test_what_is_paid_or_unclear_does_not_expire(shop: Shop, clock: Clock,
     order = await order_of_an_hour(shop)
     paid = await shop.pay(order.id, token)
     clock.forward(hours=2)
-    assert await expire(shop) == 0
+    assert await expire_due(shop.context) == 0
     assert (await shop.now(order.id)).order == paid.order
 
 
@@ -214,3 +216,69 @@ async def test_the_order_whose_time_was_up_first_expires_first(shop: Shop, clock
     async with shop.context.database.reading() as reader:
         due = await orders.expired(reader, clock.now(), job_key_prefix="settle_payment:", limit=10)
     assert [found.order.id for found in due] == [early.id, late.id]
+
+
+# A failed order could still be paid, by whoever tries again or has its page open: its time ends as well.
+
+
+def leaves_declines_open(shop: Shop) -> None:
+    finality = DeclineFinality.UNTIL_CANCELLED
+    shop.sandbox.capabilities = replace(shop.sandbox.capabilities, decline_finality=finality)
+
+
+@pytest.mark.parametrize("is_left_open", [False, True])
+async def test_a_failed_order_expires_when_its_time_is_up(shop: Shop, clock: Clock, is_left_open: bool) -> None:
+    if is_left_open:
+        leaves_declines_open(shop)
+    order = await order_of_an_hour(shop)
+    await shop.pay(order.id, "tok_decline_insufficient_funds")
+    lasting = await shop.paid("tok_decline_insufficient_funds")
+    assert await expire(shop) == 0
+    clock.forward(hours=1)
+    assert await expire(shop) == 1
+    assert (await shop.now(order.id)).order.status is OrderStatus.CANCELLED
+    assert (await shop.now(lasting.order.id)).order.status is OrderStatus.FAILED
+    assert len(shop.sandbox.called("void")) == is_left_open
+    told = json.loads((await shop.events(order.id))[-1].body)
+    assert (told["eventType"], told["payload"]["reason"]) == ("payment.cancelled", "expired")
+    assert await expire(shop) == 0
+
+
+@pytest.mark.parametrize("tried_with", [None, "tok_decline_insufficient_funds"])
+async def test_an_order_is_not_paid_after_its_time_though_nobody_has_noticed(
+    shop: Shop, clock: Clock, tried_with: str | None
+) -> None:
+    leaves_declines_open(shop)
+    order = await order_of_an_hour(shop)
+    if tried_with is not None:
+        await shop.pay(order.id, tried_with)
+    clock.forward(hours=1)
+    before = await shop.now(order.id)
+    with pytest.raises(LoopError, match="order_expired"):
+        await shop.pay(order.id, is_retry=tried_with is not None)
+    with pytest.raises(LoopError, match="order_expired"):
+        await create_session(shop.context, shop.merchant_id, NewSession(None, None, IN_AN_HOUR, order_id=order.id))
+    assert await shop.now(order.id) == before
+    assert (shop.sandbox.called("void"), shop.moved("charge")) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "answer", [Unknown("no answer"), Pending("sbx_1"), ActionRequired("sbx_1"), NotSent("configuration", "No.")]
+)
+async def test_a_failed_payment_that_is_not_cancelled_is_asked_about_again_and_ever_less_often(
+    shop: Shop, clock: Clock, answer: Outcome
+) -> None:
+    leaves_declines_open(shop)
+    order = await order_of_an_hour(shop)
+    await shop.pay(order.id, "tok_decline_insufficient_funds")
+    clock.forward(hours=1)
+    shop.next_answers("void", *[answer] * 20)
+    for _ in range(240):  # an hour of the schedule
+        await expire(shop)
+        clock.forward(seconds=15)
+    assert 5 <= len(shop.sandbox.called("void")) <= 8
+    assert (await shop.now(order.id)).order.status is OrderStatus.FAILED
+    clock.forward(days=1)
+    shop.sandbox.moods.clear()
+    await work_off(shop.context)
+    assert (await shop.now(order.id)).order.status is OrderStatus.CANCELLED

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from loop.domain.money import Money
 from loop.server.auth import acting, authenticate
-from loop.server.idempotency import create_once, keyed_request
+from loop.server.idempotency import Created, create_once
 from loop.server.operations import Link, Operation, describes
 from loop.server.request import (
     Amount,
@@ -105,7 +105,7 @@ _OF_SESSION: Final = {"session_id": "/id"}
         answer=NewSessionJson,
         status=201,
         body=CreateSession,
-        errors=("invalid_currency", "invalid_status", "not_found"),
+        errors=("invalid_currency", "invalid_status", "order_expired", "not_found"),
         is_keyed=True,
         example={"amount": 4999, "currency": "USD", "successUrl": "https://shop.example/thanks"},
         links=[Link("getCheckoutSession", _OF_SESSION), Link("expireCheckoutSession", _OF_SESSION)],
@@ -117,11 +117,13 @@ async def create(request: Request) -> Response:
     content = await read_json(request)
     wanted = parse(CreateSession, content)
     new = _new_session(wanted)
-    keyed = keyed_request(request, caller, content=content)
-    found, writes = await checkout.creating_session(acting(request, caller), caller.merchant_id, new)
-    session = found.session
-    answer = {"id": session.id, "url": session.url, "expiresAt": time_text(session.expires_at)}
-    return await create_once(request, keyed, writes=writes, content=answer)
+
+    async def creation() -> Created:
+        found, writes = await checkout.creating_session(acting(request, caller), caller.merchant_id, new)
+        session = found.session
+        return writes, {"id": session.id, "url": session.url, "expiresAt": time_text(session.expires_at)}
+
+    return await create_once(request, caller, content=content, creation=creation)
 
 
 def _new_session(wanted: CreateSession) -> NewSession:

@@ -16,7 +16,7 @@ from loop.domain.money import Money
 from loop.domain.orders import Order, OrderStatus
 from loop.domain.transactions import Transaction, TransactionStatus, TransactionType
 from loop.server.auth import acting, authenticate
-from loop.server.idempotency import create_once, keyed_request, once
+from loop.server.idempotency import Created, create_once, once
 from loop.server.operations import CURSOR, ORDER_FILTER, Link, Operation, describes
 from loop.server.payment_methods import Country, PaymentMethod, ProcessorName
 from loop.server.request import (
@@ -136,6 +136,7 @@ _NEXT: Final = [
 ]
 _PAY_ERRORS: Final = (
     "invalid_status",
+    "order_expired",
     "no_processor",
     "no_eligible_processor",
     "attempts_exhausted",
@@ -164,10 +165,13 @@ async def create(request: Request) -> Response:
     content = await read_json(request)
     wanted = parse(CreateOrder, content)
     context = acting(request, caller)
-    _require_future(context, wanted.expires_at)
-    order, writes = orders.creating(context, caller.merchant_id, _new_order(wanted))
-    keyed = keyed_request(request, caller, content=content)
-    return await create_once(request, keyed, writes=writes, content=order_json(order))
+
+    async def creation() -> Created:
+        _require_future(context, wanted.expires_at)
+        order, writes = orders.creating(context, caller.merchant_id, _new_order(wanted))
+        return writes, order_json(order)
+
+    return await create_once(request, caller, content=content, creation=creation)
 
 
 def _require_future(context: Context, expires_at: datetime | None) -> None:

@@ -109,7 +109,7 @@ async def put(request: Request) -> Response:
         answer=ConfigJson,
         body=ConfigChanges,
         query=_MODE,
-        errors=("live_mode_required", "mode_taken"),
+        errors=("live_mode_required", "mode_in_use", "mode_taken"),
         example={"priority": 2},
     )
 )

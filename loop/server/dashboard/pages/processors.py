@@ -8,7 +8,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.routing import Route
 
-from loop.domain.attempts import AttemptStatus
+from loop.domain.attempts import UNPAID_STATUSES, AttemptStatus
 from loop.domain.breakers import BreakerState
 from loop.domain.ids import PREFIX_ATTEMPT, PREFIX_PROCESSOR_EVENT, first_id
 from loop.server.api.processors import config_json
@@ -90,7 +90,7 @@ def _health(
         state=_state(context, config, breaker.state, is_resting=is_resting),
         rests_until=breaker.since + breaker.pause if breaker.since is not None and is_resting else None,
         succeeded=sum(each.count for each in counts if each.status in _SUCCEEDED),
-        declined=sum(each.count for each in counts if each.status is AttemptStatus.FAILED),
+        declined=sum(each.count for each in counts if each.is_declined and each.status in UNPAID_STATUSES),
         webhook_at=webhook_at,
     )
 
