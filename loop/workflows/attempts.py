@@ -21,8 +21,9 @@ from loop.domain.attempts import (
     Unknown,
     Voided,
 )
-from loop.domain.errors import invalid, not_found
+from loop.domain.errors import LoopError, invalid, not_found
 from loop.domain.events import EventType
+from loop.domain.failover import DeclineFinality
 from loop.domain.idempotency import processor_key
 from loop.domain.ids import PREFIX_ATTEMPT
 from loop.domain.money import Money
@@ -217,6 +218,20 @@ VOID = "void_payment"
 """The kind of the jobs that release held money, or cancel what nobody has paid yet."""
 
 SETTLE_KEY_PREFIX = "settle_payment:"
+
+
+def may_still_be_paid(context: Context, attempt: Attempt) -> bool:
+    """Tell whether an attempt that failed can be paid all the same, until its processor confirms that it cannot.
+
+    Nobody can say so of a processor that is not installed any more: then it is asked for in vain.
+    """
+    if attempt.status is not AttemptStatus.FAILED or attempt.processor_reference is None:
+        return False
+    try:
+        finality = context.processors.get(attempt.processor).capabilities.decline_finality
+    except LoopError:
+        return True
+    return finality is DeclineFinality.UNTIL_CANCELLED
 
 
 def settle_key(attempt: Attempt) -> str:

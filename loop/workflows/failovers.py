@@ -14,16 +14,16 @@ from loop.domain.attempts import (
     Unknown,
     Voided,
 )
-from loop.domain.errors import LoopError, conflict
+from loop.domain.errors import conflict
 from loop.domain.events import EventType
-from loop.domain.failover import DeclineFinality, failed_after_all
+from loop.domain.failover import failed_after_all
 from loop.domain.orders import Order, OrderStatus
 from loop.storage import attempts, jobs, orders
 from loop.storage.jobs import Job
 from loop.storage.orders import OrderInHand
 from loop.telemetry import get_logger
 from loop.workflows import counts, routing, webhooks
-from loop.workflows.attempts import Call, Writes, asked, beginning, operation_key, prepare
+from loop.workflows.attempts import Call, Writes, asked, beginning, may_still_be_paid, operation_key, prepare
 from loop.workflows.context import Context
 from loop.workflows.outcomes import record
 from loop.workflows.runs import Recorded, finish
@@ -43,20 +43,9 @@ async def _fence(call: Call) -> Outcome:
 
 
 def is_left_open(context: Context, in_hand: OrderInHand) -> bool:
-    """Tell whether a failed order's last attempt can still be paid, until its processor confirms that it cannot.
-
-    Nobody can say so of a processor that is not installed any more: then it is asked for in vain.
-    """
-    attempt = in_hand.attempt
-    if in_hand.order.status is not OrderStatus.FAILED or attempt is None or attempt.processor_reference is None:
-        return False
-    if attempt.status is not AttemptStatus.FAILED:
-        return False
-    try:
-        finality = context.processors.get(attempt.processor).capabilities.decline_finality
-    except LoopError:
-        return True
-    return finality is DeclineFinality.UNTIL_CANCELLED
+    """Tell whether a failed order's last attempt can still be paid."""
+    order, attempt = in_hand.order, in_hand.attempt
+    return order.status is OrderStatus.FAILED and attempt is not None and may_still_be_paid(context, attempt)
 
 
 async def fence_last(context: Context, in_hand: OrderInHand) -> None:

@@ -12,7 +12,7 @@ from loop.storage.orders import OrderInHand
 from loop.storage.statements import Parameters, Write
 from loop.telemetry import get_logger
 from loop.workflows import refunds
-from loop.workflows.attempts import VOID, Writes, settle_key
+from loop.workflows.attempts import VOID, Writes, may_still_be_paid, settle_key
 from loop.workflows.context import Context
 from loop.workflows.runs import leased_job, waiting
 
@@ -47,13 +47,14 @@ async def settling(
     """Return a change with what a late success calls for, for its own transaction.
 
     A second payment always goes back. Money for an order that nothing else paid goes back if its merchant wants that.
-    An order that it pays while a newer attempt waits for the customer has that attempt cancelled, also if the newer one
-    turns out only later to wait.
+    An order that it pays while a newer attempt waits for the customer, or has failed and could still be paid, has that
+    attempt cancelled, also if the newer one turns out only later to be so.
     """
-    if not change.is_late:
-        is_left_open = change.attempt.status is AttemptStatus.REQUIRES_ACTION and change.order.status not in _PAYABLE
-        return change, [_voiding(context, change.attempt, SECOND_PAYMENT)] if is_left_open else []
     attempt = change.attempt
+    if not change.is_late:
+        waits_in_vain = attempt.status is AttemptStatus.REQUIRES_ACTION and change.order.status not in _PAYABLE
+        is_left_open = change.order.status in PAID_OR_HELD and may_still_be_paid(context, attempt)
+        return change, [_voiding(context, attempt, SECOND_PAYMENT)] if waits_in_vain or is_left_open else []
     log.error(
         "payment.late_success",
         order_id=change.order.id,
@@ -63,9 +64,13 @@ async def settling(
     if change.is_second_payment:
         return _giving_back(context, change)
     change, writes = _giving_back(context, change) if await _is_unwanted(session, change) else (change, [])
-    if latest is not None and latest.id != attempt.id and latest.status is AttemptStatus.REQUIRES_ACTION:
+    if latest is not None and latest.id != attempt.id and _is_open(context, latest):
         writes = [*writes, _voiding(context, latest, SECOND_PAYMENT)]
     return change, writes
+
+
+def _is_open(context: Context, attempt: Attempt) -> bool:
+    return attempt.status is AttemptStatus.REQUIRES_ACTION or may_still_be_paid(context, attempt)
 
 
 def _giving_back(context: Context, change: Change) -> tuple[Change, Writes]:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.e2e.houses import Nursery, nursery_of_loops
 from tests.e2e.roles import Estate, estate
+from tests.e2e.shells import Desk, desk_over
 from tests.merchant_server import MerchantServer, merchant_server
 
 
@@ -29,3 +30,18 @@ async def server() -> AsyncIterator[MerchantServer]:
     """Yield a merchant's server that takes webhooks."""
     async with merchant_server() as server:
         yield server
+
+
+@pytest.fixture
+def desk(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Desk]:
+    """Yield what runs commands at a Loop of their own, on each database."""
+    with desk_over(database_url, tmp_path / "home", monkeypatch=monkeypatch, capsys=capsys) as made:
+        yield made
+
+
+@pytest.fixture
+def shop(desk: Desk) -> str:
+    """Return the address of a merchant who takes payments there."""
+    return desk.merchant()

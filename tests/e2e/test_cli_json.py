@@ -2,28 +2,13 @@
 
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.e2e.shells import Desk, desk_over
+from tests.e2e.shells import Desk
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 LONG = 3000 * "x"
-
-
-@pytest.fixture
-def desk(
-    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Desk]:
-    with desk_over(database_url, tmp_path / "home", monkeypatch=monkeypatch, capsys=capsys) as made:
-        yield made
-
-
-@pytest.fixture
-def shop(desk: Desk) -> str:
-    return desk.merchant()
 
 
 def test_json_has_times_amounts_and_lists_as_the_api_has_them(desk: Desk, shop: str) -> None:

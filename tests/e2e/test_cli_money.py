@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import socket
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,20 +12,7 @@ from loop.cli_console import run_work
 from loop.storage import jobs
 from loop.storage.jobs import Job
 from loop.workflows.context import Context
-from tests.e2e.shells import Desk, desk_over
-
-
-@pytest.fixture
-def desk(
-    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Desk]:
-    with desk_over(database_url, tmp_path / "home", monkeypatch=monkeypatch, capsys=capsys) as made:
-        yield made
-
-
-@pytest.fixture
-def shop(desk: Desk) -> str:
-    return desk.merchant()
+from tests.e2e.shells import Desk
 
 
 def test_an_order_is_paid_captured_and_refunded(desk: Desk, shop: str) -> None:

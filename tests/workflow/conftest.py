@@ -11,6 +11,7 @@ from loop.storage.database import Database
 from loop.storage.postgres import open_postgres
 from loop.storage.sqlite import SqliteDatabase
 from loop.storage.tables import metadata
+from loop.testing.stub_psp import StubProcessor
 from loop.workflows.context import Context
 from tests.builders import Clock, Shop, open_shop, settings_for
 from tests.canaries import aviary
@@ -83,3 +84,12 @@ async def context(database_url: str, tmp_path: Path, clock: Clock) -> AsyncItera
 async def shop(context: Context, clock: Clock) -> Shop:
     """Return a merchant of that Loop with a sandbox account."""
     return await open_shop(context, clock)
+
+
+@pytest.fixture
+async def stub(tmp_path: Path, clock: Clock) -> AsyncIterator[StubProcessor]:
+    """Yield a stand-in for the processors that goes by the test's clock."""
+    async with StubProcessor(
+        ledger_path=tmp_path / "stub.ledger", clock_ns=lambda: int(clock.at.timestamp() * 1e9)
+    ) as running:
+        yield running

@@ -45,10 +45,13 @@ LIVE: Final = ("submitting", "unknown", "requires_action", "pending")
 OPEN: Final = ("submitting", "unknown", "pending")
 """Attempts and refunds of which the processor's answer is awaited."""
 
+FOR_REVIEW: Final = ("payment.unclear", "refund.unclear", "payment.capture_refused")
+"""What Loop logs of an order that it marks for review."""
+
 KNOWN_TROUBLES: Final = frozenset(
     {
-        "processor.raised", "processor.circuit_opened", "payment.unclear", "refund.unclear", "payment.late_success",
-        "payment.not_fenced", "job.lease_lost", "job.not_renewed", "jobs.cut_short", "webhook.endpoint_paused",
+        "processor.raised", "processor.circuit_opened", *FOR_REVIEW, "payment.late_success", "payment.not_fenced",
+        "job.lease_lost", "job.not_renewed", "jobs.cut_short", "webhook.endpoint_paused",
         "webhook.endpoint_disabled",
     }
 )  # fmt: skip
@@ -56,8 +59,6 @@ KNOWN_TROUBLES: Final = frozenset(
 
 MOVES: Final[Mapping[str, str]] = {"authorization": "payment", "charge": "payment", "capture": "end", "void": "end"}
 """Kind of a processor's ledger entry -> of what an attempt has one: it is paid once, and a hold ends once."""
-
-UNCLEAR: Final = ("payment.unclear", "refund.unclear")
 
 
 def _by(rows: Sequence[Row], name: str) -> dict[str, list[Row]]:
@@ -187,6 +188,9 @@ class Books:
     def _is_failing_over(self, order: Row) -> bool:
         return any(job["kind"] == "fail_over_payment" and job["subject"] == order["id"] for job in self.jobs)
 
+    def _being_cancelled(self) -> set[str]:
+        return {json.loads(job["arguments"])["attemptId"] for job in self.jobs if job["kind"] == "void_payment"}
+
     def _check_processors(self, order: Row) -> None:
         """Compare with the processors: one of them at most keeps money, and Loop never claims more than moved."""
         kept = []
@@ -206,7 +210,8 @@ class Books:
             is_open = isinstance(known.outcome, Declined) and known.outcome.reference is not None
             may_be_paid = is_open and bank.capabilities.decline_finality is DeclineFinality.UNTIL_CANCELLED
             assert attempt is tried[-1] or not may_be_paid, f"{attempt['id']} may be paid, and another has begun"
-            assert order["status"] != "cancelled" or not may_be_paid, f"{attempt['id']} may be paid, and is cancelled"
+            is_let_be = order["status"] == "cancelled" and attempt["id"] not in self._being_cancelled()
+            assert not is_let_be or not may_be_paid, f"{attempt['id']} may be paid, and is cancelled"
         assert len(kept) <= 1, f"the customer of {order['id']} pays twice: {kept}"
 
     def moved(self, attempt: Row) -> tuple[int, int]:
@@ -296,7 +301,7 @@ class Books:
         if self.disputes.get(order["id"]) and self.refunds.get(order["id"]):
             reasons.append("disputed as well")
         if self.world.disturbances:
-            unheard = (record for record in self.world.ears.heard if record.getMessage() in UNCLEAR)
+            unheard = (record for record in self.world.ears.heard if record.getMessage() in FOR_REVIEW)
             reasons += [
                 record.getMessage() for record in unheard if record.__dict__["fields"]["order_id"] == order["id"]
             ]

@@ -1,9 +1,11 @@
 """Late successes: money that comes after Loop gave up is true, is told, and never makes a customer pay twice."""
 
+from dataclasses import replace
+
 import pytest
 
 from loop.domain.attempts import ActionRequired, Approved, Attempt, AttemptStatus, Outcome, Unknown, Voided
-from loop.domain.failover import LateSuccess
+from loop.domain.failover import DeclineFinality, LateSuccess
 from loop.domain.orders import OrderStatus
 from loop.domain.refunds import RefundOutcome, RefundStatus
 from loop.domain.transactions import TransactionStatus
@@ -187,6 +189,33 @@ async def test_the_newer_attempt_that_turns_out_to_wait_for_its_customer_is_canc
         AttemptStatus.CANCELLED,
     ]
     assert len(shop.sandbox.called("void")) == 1
+
+
+def can_be_paid_until_cancelled(shop: Shop) -> None:
+    shop.sandbox.capabilities = replace(shop.sandbox.capabilities, decline_finality=DeclineFinality.UNTIL_CANCELLED)
+
+
+async def assert_only_the_first_pays(shop: Shop, order_id: str) -> None:
+    assert (await shop.now(order_id)).order.status is OrderStatus.CAPTURED
+    assert [each.status for each in await shop.attempts(order_id)] == [AttemptStatus.CAPTURED, AttemptStatus.CANCELLED]
+    assert len(shop.sandbox.called("void")) == 1
+
+
+async def test_the_newer_attempt_that_failed_and_could_still_be_paid_is_cancelled(shop: Shop) -> None:
+    first, second = await tried_again(shop, token="tok_decline_invalid_card")
+    can_be_paid_until_cancelled(shop)
+    assert second.status is AttemptStatus.FAILED
+    await hears(shop, first, money_of(first))
+    await assert_only_the_first_pays(shop, first.order_id)
+
+
+async def test_the_newer_attempt_that_fails_only_then_and_could_still_be_paid_is_cancelled(shop: Shop) -> None:
+    first, _ = await tried_again_in_vain(shop, "tok_decline_invalid_card")
+    can_be_paid_until_cancelled(shop)
+    await hears(shop, first, money_of(first))
+    shop.clock.forward(minutes=1)
+    await work_off(shop.context)
+    await assert_only_the_first_pays(shop, first.order_id)
 
 
 async def test_a_hold_of_an_earlier_attempt_is_what_is_captured_and_cancelled(shop: Shop) -> None:

@@ -38,14 +38,6 @@ async def server() -> AsyncIterator[MerchantServer]:
 
 
 @pytest.fixture
-async def stub(tmp_path: Path, clock: Clock) -> AsyncIterator[StubProcessor]:
-    async with StubProcessor(
-        ledger_path=tmp_path / "stub.ledger", clock_ns=lambda: int(clock.at.timestamp() * 1e9)
-    ) as running:
-        yield running
-
-
-@pytest.fixture
 async def context(database_url: str, tmp_path: Path, clock: Clock, stub: StubProcessor) -> AsyncIterator[Context]:
     settings = settings_for(database_url, tmp_path, stripe_api_base=stub.url)
     async with opened(settings, Chance(now=clock.now)) as context:

@@ -538,7 +538,7 @@ REACHED: Final[Mapping[str, str]] = {
     # A hold is released, or a page is closed. What that led to is recorded at `charge.recorded`.
     "void.intent_recorded": "requires_action authorized",
     "void.called": "requires_action authorized",
-    "refund.intent_recorded": "captured partially_refunded",
+    "refund.intent_recorded": "captured",
     "refund.called": "captured partially_refunded",
     # `captured`: the refund is pending, or has failed.
     "refund.recorded": "captured partially_refunded refunded",

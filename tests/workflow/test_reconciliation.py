@@ -39,14 +39,6 @@ RAZORPAY = {"keyId": "rzp_live_1", "keySecret": "a-key-secret"}
 
 
 @pytest.fixture
-async def stub(tmp_path: Path, clock: Clock) -> AsyncIterator[StubProcessor]:
-    async with StubProcessor(
-        ledger_path=tmp_path / "stub.ledger", clock_ns=lambda: int(clock.at.timestamp() * 1e9)
-    ) as running:
-        yield running
-
-
-@pytest.fixture
 async def context(database_url: str, tmp_path: Path, clock: Clock, stub: StubProcessor) -> AsyncIterator[Context]:
     """Yield a Loop whose Stripe and Razorpay are the stand-in's, on the same clock."""
     settings = settings_for(database_url, tmp_path, stripe_api_base=stub.url, razorpay_api_base=stub.url)
