@@ -272,7 +272,8 @@ async def run_void(context: Context, job: Job) -> LoopError | None:
     if outcome is None:
         outcome = await asked(call, "void", question=call.processor.void(call.account, call.payment, key=key))
     context.reached("void.called")
-    if not is_first_call(job) and isinstance(advance(call.attempt.status, status_of(outcome)), Unmoved):
+    is_unpaid = call.attempt.status is not AttemptStatus.AUTHORIZED  # a hold may stay: it is captured, or lapses
+    if is_unpaid and not is_first_call(job) and isinstance(advance(call.attempt.status, status_of(outcome)), Unmoved):
         outcome = Unknown("it is not cancelled")  # nobody waits for the answer: it is asked again, ever less often
     payload = {"reason": job.arguments.get("reason")}
     return await _settle(context, call.attempt, outcome, job, code="cancel_failed", payload=payload)

@@ -19,6 +19,7 @@ from loop.workflows import captures, payments
 from loop.workflows.captures import EXPIRE_BATCH, expire_due
 from loop.workflows.checkout import NewSession, create_session
 from loop.workflows.context import Context
+from loop.workflows.outcomes import record
 from loop.workflows.payments import RESCUE_AFTER, rescue_stale
 from tests.builders import Clock, Shop, work_off
 
@@ -124,6 +125,23 @@ async def test_payments_that_cannot_be_ended_do_not_hide_those_that_can(
     assert (await shop.now(order.id)).order.status is OrderStatus.CANCELLED
     for each in stuck:
         assert (await shop.now(each.order.id)).order.status is OrderStatus.REQUIRES_ACTION
+
+
+async def test_an_order_whose_money_is_held_before_it_could_be_cancelled_is_captured(shop: Shop, clock: Clock) -> None:
+    shop.sandbox.capabilities = replace(shop.sandbox.capabilities, can_void=False)
+    order = await order_of_an_hour(shop, is_manual_capture=True)
+    waiting = (await shop.pay(order.id, "tok_3ds")).attempt
+    assert waiting is not None
+    clock.forward(hours=2)
+    assert await expire_due(shop.context) == 1
+    reference = str(waiting.processor_reference)
+    held = Approved(reference, is_captured=False, amount_minor=waiting.amount_minor)
+    await record(shop.context, waiting, held, job=None)  # its customer was quicker
+    shop.next_answers("void", *[held] * 3)
+    await work_off(shop.context)
+    assert await shop.jobs(order.id) == []
+    shop.next_answers("capture", replace(held, is_captured=True))
+    assert (await shop.capture(order.id)).status is OrderStatus.CAPTURED
 
 
 async def test_many_expire_in_batches(shop: Shop, clock: Clock) -> None:
