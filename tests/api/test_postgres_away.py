@@ -138,14 +138,16 @@ async def test_a_database_that_says_nothing_holds_up_nobody_for_long(shop: Shop,
 
 
 async def test_while_every_connection_is_taken_requests_wait_for_a_bounded_time(shop: Shop, served: Running) -> None:
-    release = asyncio.Event()
+    release, size = asyncio.Event(), served.context.settings.database_pool_size
+    all_taken = asyncio.Barrier(size + 1)
 
     async def hold() -> None:
         async with served.context.database.transaction():
+            await all_taken.wait()
             await release.wait()
 
-    holders = [asyncio.create_task(hold()) for _ in range(served.context.settings.database_pool_size)]
-    await asyncio.sleep(0.1)
+    holders = [asyncio.create_task(hold()) for _ in range(size)]
+    await all_taken.wait()
     began = time.monotonic()
     for answer in await asyncio.gather(*(create(shop, f"k{number}") for number in range(20))):
         assert_unavailable(answer)
